@@ -1,0 +1,34 @@
+"""`smalti train`: train by a recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import tyro
+
+from smalti.cli import options
+from smalti.errors import ConfigError
+
+
+def command(
+    recipe: options.File,
+    changes: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="KEY=VALUE...")] = (),
+) -> None:
+    """Train by a recipe; run again after a stop, and it goes on from its last checkpoint.
+
+    Args:
+        recipe: a YAML file, such as `recipes/mosaic/default.yaml`.
+        changes: keys of the recipe to change, such as `steps=100` or `optimizer.lr=1e-4`.
+    """
+    import yaml
+
+    overrides = {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise ConfigError(f"{change!r}: write KEY=VALUE, such as steps=100")
+        overrides[key] = yaml.safe_load(value)
+
+    from smalti.training.recipe import train
+
+    train(recipe, overrides)

@@ -1,0 +1,323 @@
+"""An entropy coder that predicts every level from what is decoded already, in integers alone.
+
+```
+frame i at stage s, where decoded, else at s-1 ─┐ 3×3
+                                                ├──► sums ─► network ─► centre, scale of each level's density
+frame i-1 at stage s ───────────────────────────┘ 3×3         (8-bit weights)          │
+bins of the level (where the latent can lie) ──► table of the distribution ◄───────────┘
+                                                      └──► frequencies of 2^24 ──► range coder
+```
+A stage is coded in passes: some channels at one colour of a checkerboard. Weights, activations and tables are
+integers, and sums stay under 2^24, so float32 products hold them exactly: every machine, thread count and
+instruction set finds the same frequencies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import constriction
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64, Int64
+
+from smalti.errors import ConfigError, FormatError
+from smalti.quantizers.residual_fsq import ResidualFSQ
+
+PRECISION = 24  # bits of a probability in constriction's range coder
+SHIFT = 7  # weights are in 128ths
+INPUT_LIMIT, HIDDEN_LIMIT = 31, 63
+FRACTION = 8  # positions of the distribution's table are eighths of half a step
+POSITIONS, SCALES = 1024, 64
+KINDS = ("picture", "start", "next")  # a picture; a clip's grid with none before it; one with
+
+
+@dataclass(frozen=True)
+class StageNetwork:
+    """Integer weights for one stage and one kind of frame, held as float32.
+
+    Attributes:
+        here, before: [open, 9 · hidden], from the frame itself and the frame before it.
+        passes: [passes, hidden], added to the first layer's sums in each pass.
+        middle, middle_bias: [hidden, hidden], [hidden].
+        leave, leave_bias: [hidden, 2 · open], [2 · open]; centres, then scales.
+    """
+
+    here: np.ndarray
+    before: np.ndarray
+    passes: np.ndarray
+    middle: np.ndarray
+    middle_bias: np.ndarray
+    leave: np.ndarray
+    leave_bias: np.ndarray
+
+    def __post_init__(self) -> None:
+        first = np.abs(np.concatenate([self.here, self.before])).reshape(-1, 9, self.hidden)
+        sums = (
+            first.sum((0, 1)).max() * INPUT_LIMIT + np.abs(self.passes).max(),
+            np.abs(self.middle).sum(0).max() * HIDDEN_LIMIT + np.abs(self.middle_bias).max(),
+            np.abs(self.leave).sum(0).max() * HIDDEN_LIMIT + np.abs(self.leave_bias).max(),
+        )
+        if max(sums) >= 1 << 24:
+            raise ConfigError("weights of the context model are too large for exact sums")
+
+    @property
+    def hidden(self) -> int:
+        """Width of the network."""
+        return len(self.middle)
+
+    def predict(
+        self, sums: Float32[np.ndarray, "n hidden"], number: int, channels: range
+    ) -> tuple[Int64[np.ndarray, "n c"], Int64[np.ndarray, "n c"]]:
+        """Centres (positions) and scales (rows of the table) of some channels in a pass."""
+        hidden = np.clip(_rounded(sums + self.passes[number]), 0, HIDDEN_LIMIT)
+        hidden = np.clip(_rounded(hidden @ self.middle + self.middle_bias), 0, HIDDEN_LIMIT)
+        count = self.leave.shape[1] // 2
+        columns = np.r_[channels.start : channels.stop, channels.start + count : channels.stop + count]
+        out = _rounded(hidden @ self.leave[:, columns] + self.leave_bias[columns]).astype(np.int64)
+        centre, scale = np.split(out, 2, axis=1)
+        return centre, np.clip(scale, 0, SCALES - 1)
+
+
+def _rounded(sums: Float32[np.ndarray, "n c"]) -> Float32[np.ndarray, "n c"]:
+    """128ths to whole numbers: exact, since sums are whole and under 2^24."""
+    return np.floor(sums * np.float32(2**-SHIFT) + np.float32(0.5))
+
+
+def convolved(maps: Float32[np.ndarray, "h w c"], weights: np.ndarray) -> Float32[np.ndarray, "h w hidden"]:
+    """3×3 convolution with zeros outside: one product, then nine shifted sums."""
+    height, width = maps.shape[:2]
+    product = (np.pad(maps, ((1, 1), (1, 1), (0, 0))) @ weights).reshape(height + 2, width + 2, 9, -1)
+    return sum(product[y : y + height, x : x + width, 3 * y + x] for y in range(3) for x in range(3))  # pyright: ignore[reportReturnType]
+
+
+def channel_groups(count: int) -> list[range]:
+    """Channels of a stage in the order in which they are coded: few strong ones first."""
+    bounds = (0, max(1, count // 6), max(2, count // 2), count)
+    return [range(a, b) for a, b in pairwise(bounds)]
+
+
+# (rows of frequencies [n, k], levels counted from 0 or None) → levels counted from 0
+Exchange = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+_FAMILY = constriction.stream.model.Categorical(perfect=False)
+
+
+class ContextCoder:
+    """Entropy coder of `ResidualFSQ` codes with a learned context model.
+
+    A chunk is coded by itself. Within a stage frames follow in order, so a frame may use the one before at
+    the same stage and itself at the stage before; a prefix of stages decodes alone.
+
+    Args:
+        quantizer: whose codes are coded.
+        arrays: whole numbers by name, see `array_shapes`: the networks' weights, `tails` (mass beyond a
+            position, in 2^-24), `compand` (network input for a magnitude in half steps) and `still` (the
+            picture's channel that a clip's channel continues, or -1).
+
+    Raises:
+        ConfigError: weights too large for exact sums.
+    """
+
+    name = "context-1"
+
+    def __init__(self, quantizer: ResidualFSQ, arrays: Mapping[str, np.ndarray]) -> None:
+        self.quantizer = quantizer
+        self.tails = arrays["tails"].astype(np.int64)
+        self.compand = arrays["compand"].astype(np.float32)
+        self.still = arrays["still"].astype(np.int64)
+        fields = StageNetwork.__dataclass_fields__
+        self.networks = {
+            (kind, stage): StageNetwork(
+                **{field: arrays[f"{kind}_{stage}_{field}"].astype(np.float32) for field in fields}
+            )
+            for kind in KINDS
+            for stage in range(quantizer.depth)
+        }
+
+    def encode(self, ids: Int64[np.ndarray, "t h w q"], stages: tuple[int, ...]) -> list[bytes]:
+        """One byte string a stage; the first begins with the kind of the first frame."""
+        kind = min((0, 1), key=lambda kind: sum(map(len, self._encode(ids[:1], 1, kind))))
+        streams = self._encode(ids, len(stages), kind)
+        return [bytes([kind]) + streams[0], *streams[1:]]
+
+    def _encode(self, ids: Int64[np.ndarray, "t h w q"], depth: int, kind: int) -> list[bytes]:
+        streams, bounds = [], (0, *self.quantizer.stages)
+        latents = np.zeros((*ids.shape[:3], self.quantizer.dim), np.int64)
+        for stage in range(depth):
+            codes = torch.from_numpy(np.ascontiguousarray(ids[..., bounds[stage] : bounds[stage + 1]]))
+            encoder = constriction.stream.queue.RangeEncoder()
+
+            def exchange(rows: np.ndarray, levels: np.ndarray | None, encoder=encoder) -> np.ndarray:
+                assert levels is not None
+                encoder.encode(levels, _FAMILY, rows)
+                return levels
+
+            self._stage(latents, stage, kind, exchange, self.quantizer.unpack(codes, stage).numpy())
+            streams.append(encoder.get_compressed().astype("<u4").tobytes())
+        return streams
+
+    def decode(
+        self, streams: Sequence[bytes], shape: tuple[int, int, int], stages: tuple[int, ...]
+    ) -> Int64[np.ndarray, "t h w q"]:
+        """The ids of the first stages.
+
+        Raises:
+            FormatError: byte strings that this coder did not write.
+        """
+        if not streams or not streams[0] or streams[0][0] > 1:
+            raise FormatError("a context-coded chunk begins with the kind of its first frame, 0 or 1")
+        kind, bodies = streams[0][0], [streams[0][1:], *streams[1:]]
+        latents = np.zeros((*shape, self.quantizer.dim), np.int64)
+        codes = []
+        for stage in range(len(stages)):
+            if len(bodies[stage]) % 4:
+                raise FormatError(f"range coder's words take 4 bytes each, found {len(bodies[stage])} bytes")
+            words = np.frombuffer(bodies[stage], "<u4").astype(np.uint32)
+            decoder = constriction.stream.queue.RangeDecoder(words)
+
+            def exchange(rows: np.ndarray, levels: np.ndarray | None, decoder=decoder) -> np.ndarray:
+                try:
+                    return decoder.decode(_FAMILY, rows)
+                except (AssertionError, ValueError) as error:  # what constriction raises for foreign words
+                    raise FormatError(f"range coder's words do not decode: {error}") from error
+
+            levels = self._stage(latents, stage, kind, exchange)
+            if not decoder.maybe_exhausted():
+                raise FormatError("range coder's words go on after the last code")
+            codes.append(self.quantizer.pack(torch.from_numpy(levels), stage).numpy())
+        return np.concatenate(codes, -1)
+
+    def _stage(
+        self,
+        latents: Int64[np.ndarray, "t h w d"],
+        stage: int,
+        kind: int,
+        exchange: Exchange,
+        known: Int64[np.ndarray, "t h w c"] | None = None,
+    ) -> Int64[np.ndarray, "t h w c"]:
+        """Exchange one stage's levels with a coder, frame by frame, and refine `latents` in place."""
+        count = self.quantizer.config.opened[stage]
+        unit = 2 ** (self.quantizer.depth - 1 - stage)
+        levels = np.zeros((*latents.shape[:3], count), np.int64)
+        for i in range(len(latents)):
+            network = self.networks[KINDS[2 if i else kind], stage]
+            sums = convolved(self._inputs(latents[i, ..., :count], unit), network.here)
+            if i:
+                past = self._past(latents[i - 1], from_picture=i == 1 and kind == 0)
+                sums = sums + convolved(self._inputs(past[..., :count], unit), network.before)
+            for number, (channels, colour) in enumerate(coding_passes(count)):
+                place = (*checkerboard(*latents.shape[1:3])[colour], slice(channels.start, channels.stop))
+                before = latents[i][place]
+                centre, scale = network.predict(sums[place[:2]], number, channels)
+                wanted = None if known is None else known[i][place]
+                found = self._exchange(before, centre, scale, stage, channels, exchange, wanted)
+                levels[i][place] = found
+                after = self._refined(before, found, stage, channels)
+                change = np.zeros((*latents.shape[1:3], len(channels)), np.float32)
+                change[place[:2]] = self._inputs(after, unit) - self._inputs(before, unit)
+                latents[i][place] = after
+                sums += convolved(change, network.here[channels.start : channels.stop])
+        return levels
+
+    def _inputs(self, latents: Int64[np.ndarray, "*n c"], unit: int) -> Float32[np.ndarray, "*n c"]:
+        """Latents as the network reads them: companded half steps of the stage."""
+        magnitude = np.minimum(np.abs(latents) // unit, len(self.compand) - 1)
+        return self.compand[magnitude] * np.sign(latents).astype(np.float32)
+
+    def _past(self, latents: Int64[np.ndarray, "h w d"], from_picture: bool) -> Int64[np.ndarray, "h w d"]:
+        """The frame before in a clip's channels: four equal frames hold twice a picture's latents."""
+        if not from_picture:
+            return latents
+        return np.where(self.still >= 0, 2 * latents[..., np.maximum(self.still, 0)], 0)
+
+    def _refined(
+        self, latents: Int64[np.ndarray, "n c"], levels: Int64[np.ndarray, "n c"], stage: int, channels: range
+    ) -> Int64[np.ndarray, "n c"]:
+        unit = 2 ** (self.quantizer.depth - 1 - stage)
+        opens_now = np.array(self.quantizer.opens)[channels.start : channels.stop] == stage
+        bigger = (2 * np.abs(levels) + 1) * np.sign(levels)
+        return latents + unit * np.where((latents == 0) | opens_now, bigger, levels)
+
+    def _exchange(
+        self,
+        latents: Int64[np.ndarray, "n c"],
+        centre: Int64[np.ndarray, "n c"],
+        scale: Int64[np.ndarray, "n c"],
+        stage: int,
+        channels: range,
+        exchange: Exchange,
+        known: Int64[np.ndarray, "n c"] | None,
+    ) -> Int64[np.ndarray, "n c"]:
+        """Levels of one pass: those of channels that open here, then those that are refined."""
+        found = np.zeros(latents.shape, np.int64)
+        quantizer = self.quantizer
+        limits = np.array([quantizer.limits[c] if quantizer.opens[c] == stage else 0 for c in channels])
+        for limit in sorted(set(limits.tolist()), reverse=True):
+            some = limits == limit
+            rows = self._frequencies(latents[:, some], centre[:, some], scale[:, some], limit)
+            middle = limit or 1
+            wanted = None if known is None else (known[:, some].ravel() + middle).astype(np.int32)
+            found[:, some] = exchange(rows, wanted).reshape(-1, some.sum()) - middle
+        return found
+
+    def _frequencies(
+        self,
+        latents: Int64[np.ndarray, "n c"],
+        centre: Int64[np.ndarray, "n c"],
+        scale: Int64[np.ndarray, "n c"],
+        limit: int,
+    ) -> Float64[np.ndarray, "nc k"]:
+        """Frequencies of k levels: whole numbers that sum to 2^24 - k, which constriction keeps exactly."""
+        if limit:  # the channel opens: bins of two half steps, the middle one of four, no bounds outside
+            edges = 2 * FRACTION * np.r_[-POSITIONS, -limit:0, 1 : limit + 1, POSITIONS]
+            edges = np.broadcast_to(edges, (latents.size, 2 * limit + 2))
+        else:  # the zero bin splits in three, another in two halves
+            inner = np.where(latents.reshape(-1, 1) == 0, 2, 0)
+            edges = FRACTION * np.concatenate([-2 - inner, -inner, inner, 2 + inner], 1)
+        below = self._below(edges - centre.reshape(-1, 1), scale.reshape(-1, 1))
+        mass = np.maximum(np.diff(below, axis=1), 0)
+        mass[mass.sum(1) == 0] = 1
+        free = (1 << PRECISION) - mass.shape[1]
+        shares = mass * free // mass.sum(1, keepdims=True)
+        shares[np.arange(len(shares)), shares.argmax(1)] += free - shares.sum(1)
+        return shares.astype(np.float64)
+
+    def _below(self, positions: Int64[np.ndarray, "n k"], scale: Int64[np.ndarray, "n 1"]) -> np.ndarray:
+        """Mass of the distribution below positions, in 2^-24."""
+        tail = self.tails[scale, np.minimum(np.abs(positions), POSITIONS - 1)]
+        return np.where(positions < 0, tail, (1 << PRECISION) - tail)
+
+
+def array_shapes(quantizer: ResidualFSQ, hidden: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and type of every array that `ContextCoder` asks for."""
+    shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+        "tails": ((SCALES, POSITIONS), torch.int32),
+        "compand": ((POSITIONS,), torch.uint8),
+        "still": ((quantizer.dim,), torch.int32),
+    }
+    for kind in KINDS:
+        for stage, count in enumerate(quantizer.config.opened):
+            fields = {
+                "here": ((count, 9 * hidden), torch.int8),
+                "before": ((count, 9 * hidden), torch.int8),
+                "passes": ((len(coding_passes(count)), hidden), torch.int32),
+                "middle": ((hidden, hidden), torch.int8),
+                "middle_bias": ((hidden,), torch.int32),
+                "leave": ((hidden, 2 * count), torch.int8),
+                "leave_bias": ((2 * count,), torch.int32),
+            }
+            shapes |= {f"{kind}_{stage}_{name}": shape for name, shape in fields.items()}
+    return shapes
+
+
+def checkerboard(height: int, width: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Rows and columns of the positions of either colour."""
+    colour = (np.arange(height)[:, None] + np.arange(width)) % 2
+    return tuple(np.nonzero(colour == c) for c in (0, 1))  # pyright: ignore[reportReturnType]
+
+
+def coding_passes(count: int) -> list[tuple[range, int]]:
+    """Channels and colour of every pass over `count` open channels."""
+    return [(channels, colour) for channels in channel_groups(count) for colour in (0, 1)]

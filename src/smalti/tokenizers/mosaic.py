@@ -1,0 +1,375 @@
+"""`mosaic`: the tokenizer people get by default, for pictures and clips of any size and length.
+
+```
+            frame 0      [3 h w] ──► picture path ─┐
+pixels ─┬─►                                        ├─► z [96 h/8 w/8] ──► ResidualFSQ ──► ids [n q]
+        └─► frames 4i-3 … 4i [12 h w] ─► clip path ┘        five stages, any first k decode
+
+path = linear transform (principal components of 8×8 blocks, × cosine transform over 4 frames)
+     + network at 1/8 of the size that corrects it; both learn
+
+ids ──► ẑ_i, ẑ_{i-1} ──► network at 1/8 ──► at 1/4 ──► at 1/2 ──► + linear synthesis ──► 1 or 4 frames
+```
+
+Frame 0 is a token grid of its own, so a picture is a clip of one frame. Later grids hold four frames and
+depend on these alone; decoding looks back one grid, except at the first of every `chunk` grids, so a chunk of
+a token file decodes by itself. All networks are convolutions of bounded reach without normalisation over
+space, so tiles with exact halos give what the whole frame gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from smalti.codec.context import ContextCoder, array_shapes
+from smalti.errors import FormatError, MediaError
+from smalti.nn.conv import ResidualBlock, zero_init
+from smalti.nn.patches import (
+    cosine_basis,
+    depth_to_space,
+    fold_time,
+    reflect_to_multiple,
+    space_to_depth,
+    unfold_time,
+)
+from smalti.nn.tiles import tiled
+from smalti.quantizers.residual_fsq import ResidualFSQ, ResidualFSQConfig
+from smalti.registry import system
+from smalti.tokenizers.base import Stream, Tokenizer, check_ids, check_pixels
+from smalti.tokens import Source, Tokens
+
+FRAMES = 4
+
+
+@dataclass(frozen=True)
+class MosaicConfig:
+    """Attributes:
+    patch: pixels a side that one token stands for.
+    width: channels of the networks.
+    encoder_blocks, decoder_blocks: residual blocks at the tokens' resolution.
+    fine: channels of the decoder at a quarter and a half of the size, for each frame.
+    quantizer: stages of the quantizer.
+    chunk: token grids after which decoding stops looking back.
+    tile: pixels a side above which frames are worked on in tiles.
+    context: width of the context model's networks.
+    """
+
+    patch: int = 8
+    width: int = 160
+    encoder_blocks: int = 2
+    decoder_blocks: int = 5
+    fine: tuple[int, int] = (64, 32)
+    quantizer: ResidualFSQConfig = field(default_factory=ResidualFSQConfig)
+    chunk: int = 16
+    tile: int = 768
+    context: int = 64
+
+
+class Path(nn.Module):
+    """Analysis and synthesis of a group of 1 or 4 frames: linear transform plus network.
+
+    Args:
+        frames: frames of the group.
+        config: sizes.
+    """
+
+    def __init__(self, frames: int, config: MosaicConfig) -> None:
+        super().__init__()
+        self.frames, self.patch = frames, config.patch
+        dim = config.quantizer.opened[-1]
+        pixels = 3 * frames * config.patch**2
+        stages = len(config.quantizer.opened)
+        quarter, half = (f if frames == 1 else f * 3 // 2 for f in config.fine)
+        self.mean = nn.Parameter(torch.full((pixels,), 0.5))
+        self.analysis = nn.Parameter(torch.empty(dim, pixels))
+        self.synthesis = nn.Parameter(torch.empty(pixels, dim))
+        nn.init.orthogonal_(self.analysis)
+        self.synthesis.data = self.analysis.data.T.clone()
+        self.enter = nn.Conv2d(pixels, config.width, 3, padding=1)
+        self.correct = zero_init(nn.Conv2d(config.width, dim, 3, padding=1))
+        looks_back = frames > 1
+        self.open = nn.Conv2d(dim * (1 + looks_back), config.width, 3, padding=1)
+        self.up = config.patch // 4
+        self.to_quarter = nn.Conv2d(config.width, quarter * self.up**2, 1)
+        self.at_quarter = ResidualBlock(quarter, stages)
+        self.to_half = nn.Conv2d(quarter, half * 4, 1)
+        self.from_linear = nn.Conv2d(12 * frames, half, 3, padding=1)
+        self.at_half = ResidualBlock(half, stages)
+        self.to_pixels = zero_init(nn.Conv2d(half, 12 * frames, 3, padding=1))
+
+    def analyse(self, group: Float[Tensor, "b 3 t h w"], trunk: nn.ModuleList) -> Float[Tensor, "b d hp wp"]:
+        """Latents of a group of frames whose size is a multiple of the patch."""
+        patches = space_to_depth(fold_time(group), self.patch)
+        with torch.autocast(patches.device.type, enabled=False):
+            linear = F.conv2d(patches - self.mean[:, None, None], self.analysis[:, :, None, None])
+        hidden = self.enter(patches - 0.5)
+        for block in trunk:
+            hidden = block(hidden)
+        return linear + self.correct(torch.relu(hidden)).float()
+
+    def synthesise(
+        self,
+        latents: Float[Tensor, "b d h w"],
+        past: Float[Tensor, "b p h w"],
+        stage: Int[Tensor, "b"],
+        trunk: nn.ModuleList,
+    ) -> Float[Tensor, "b 3 t hp wp"]:
+        """Frames, not yet clamped, of the latents after a stage (counted from 0)."""
+        with torch.autocast(latents.device.type, enabled=False):
+            linear = F.conv2d(latents, self.synthesis[:, :, None, None]) + self.mean[:, None, None]
+        linear = depth_to_space(linear, self.patch)
+        hidden = self.open(torch.cat([latents, past], 1))
+        for block in trunk:
+            hidden = block(hidden, stage)
+        hidden = depth_to_space(self.to_quarter(torch.relu(hidden)), self.up)
+        hidden = depth_to_space(self.to_half(self.at_quarter(hidden, stage)), 2)
+        hidden = self.at_half(hidden + self.from_linear(space_to_depth(linear - 0.5, 2)), stage)
+        pixels = linear + depth_to_space(self.to_pixels(torch.relu(hidden)), 2).float()
+        return unfold_time(pixels, self.frames)
+
+
+@system(
+    "mosaic",
+    room="tokenizers",
+    presets={
+        "default": MosaicConfig(),
+        "s16": MosaicConfig(
+            patch=16,
+            width=192,
+            quantizer=ResidualFSQConfig(step=2.0, opened=(12, 24, 64, 128, 192)),
+        ),
+    },
+    tags=("image", "video", "discrete", "causal", "progressive"),
+    weights=("default",),
+)
+class Mosaic(Tokenizer):
+    """Pictures and clips of any size and length as a grid of progressive codes, 4×8×8 pixels a token.
+
+    ids [1 n q]: n = (1 + ⌈(t-1)/4⌉) · ⌈h/8⌉ · ⌈w/8⌉ tokens, q codes; `stages[k]` codes give quality k + 1.
+    Padding repeats the border in space and the last frame in time, and is cropped when decoding.
+    Designed here; residual quantization, nested dropout and a context model (see `codec`) are its parts.
+
+    Raises:
+        MediaError: pixels that are not RGB in [0, 1].
+        FormatError: ids outside their codebooks, or tokens without a grid.
+    """
+
+    causal = True
+
+    def __init__(self, config: MosaicConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or MosaicConfig()
+        self.compression = (FRAMES, config.patch, config.patch)
+        self.chunk = config.chunk
+        self.quantizer = ResidualFSQ(config.quantizer)
+        self.codebook_sizes = self.quantizer.codebook_sizes
+        self.picture = Path(1, config)
+        self.clip = Path(FRAMES, config)
+        self.encoder = nn.ModuleList(ResidualBlock(config.width) for _ in range(config.encoder_blocks))
+        stages = self.quantizer.depth
+        self.decoder = nn.ModuleList(
+            ResidualBlock(config.width, stages) for _ in range(config.decoder_blocks)
+        )
+        self.register_buffer("still", torch.full((self.quantizer.dim,), -1, dtype=torch.int64))
+        self.context = nn.Module()
+        for name, (shape, dtype) in array_shapes(self.quantizer, config.context).items():
+            self.context.register_buffer(name, torch.zeros(shape, dtype=dtype))
+        self._coder: ContextCoder | None = None
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Codes a token at every quality."""
+        return self.quantizer.stages
+
+    def set_context(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take over a trained context model."""
+        for name, array in arrays.items():
+            self.context.get_buffer(name).copy_(torch.from_numpy(array))
+        self._coder = None
+
+    def entropy_coder(self) -> ContextCoder | None:
+        """The context model that codes these tokens, or none before it is trained."""
+        if not self.context.get_buffer("tails").any():
+            return None
+        if self._coder is None:
+            arrays = {name: buffer.cpu().numpy() for name, buffer in self.context.named_buffers()}
+            self._coder = ContextCoder(self.quantizer, arrays)
+        return self._coder
+
+    def half_precision(self) -> Mosaic:
+        """Round the weights to float16, as they are shipped; computing stays in float32."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.half().float()
+        return self
+
+    @torch.no_grad()
+    def fit_linear(self, groups: Float[Tensor, "b 3 t h w"]) -> None:
+        """Start both linear paths from the principal components of patches of real clips (t = 4)."""
+        dim = self.quantizer.dim
+        patches = space_to_depth(rearrange(groups, "b c t h w -> (b t) c h w"), self.config.patch)
+        patches = rearrange(patches, "(b t) p h w -> (b h w) t p", t=FRAMES)
+        mean = patches.mean((0, 1))
+        centred = patches - mean
+        _, basis = torch.linalg.eigh(torch.cov(centred.flatten(0, 1).T.double()))
+        basis = basis.flip(1).T.float()
+        self._set_linear(self.picture, mean, basis[:dim])
+
+        cosines = cosine_basis(FRAMES)
+        power = torch.einsum("ft, ntp, kp -> nfk", cosines, centred, basis).square().mean(0)
+        best = power.flatten().argsort(descending=True)[:dim]
+        frequency, component = best // len(basis), best % len(basis)
+        rows = torch.einsum("kt, kp -> ktp", cosines[frequency], basis[component])
+        self._set_linear(self.clip, mean.repeat(FRAMES), rows.flatten(1))
+        self.still.copy_(torch.where((frequency == 0) & (component < dim), component, -1))
+
+    @staticmethod
+    def _set_linear(path: Path, mean: Tensor, rows: Tensor) -> None:
+        path.mean.copy_(mean)
+        path.analysis.copy_(rows)
+        path.synthesis.copy_(rows.T)
+
+    def past_of_picture(self, latents: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
+        """A picture's latents as those of four equal frames: what the first clip grid looks back on."""
+        known = self.still >= 0
+        return torch.where(known[:, None, None], latents[:, self.still.clamp(min=0)] * FRAMES**0.5, 0.0)
+
+    def _encode(self, pixels: Float[Tensor, "b 3 t h w"]) -> Tokens:
+        encoder, _ = self.stream()
+        parts = [encoder.push(pixels), encoder.flush()]
+        return Tokens.cat([part for part in parts if part is not None])
+
+    def _decode(self, tokens: Tokens) -> Float[Tensor, "b 3 t h w"]:
+        return self.stream().decoder.push(tokens)
+
+    def stream(self) -> Stream:
+        """An encoder and a decoder that take chunks and give what one whole pass gives."""
+        return Stream(MosaicEncoder(self), MosaicDecoder(self))
+
+
+class MosaicEncoder:
+    """Holds at most three frames between pushes; one whole pass works the same way."""
+
+    def __init__(self, tokenizer: Mosaic) -> None:
+        self.tokenizer = tokenizer
+        self.held: Tensor | None = None
+        self.first = 0
+
+    def push(self, pixels: Float[Tensor, "b 3 t h w"]) -> Tokens | None:
+        """Tokens of the frames that complete a group."""
+        check_pixels(pixels)
+        if self.held is not None:
+            if self.held.shape[-2:] != pixels.shape[-2:]:
+                raise MediaError(f"frames change size from {self.held.shape[-2:]} to {pixels.shape[-2:]}")
+            pixels = torch.cat([self.held, pixels], 2)
+        done = 0
+        grids = []
+        with torch.inference_mode():
+            while (size := 1 if self.first + done == 0 else FRAMES) <= pixels.shape[2] - done:
+                grids.append(self._ids(pixels[:, :, done : done + size]))
+                done += size
+        self.held = pixels[:, :, done:].clone()
+        return self._tokens(grids, done, 0, pixels.shape) if grids else None
+
+    def flush(self) -> Tokens | None:
+        """Tokens of the frames that are left, the last one repeated to fill a group."""
+        held, self.held = self.held, None
+        if held is None or held.shape[2] == 0:
+            return None
+        pad = FRAMES - held.shape[2]
+        with torch.inference_mode():
+            filled = torch.cat([held, held[:, :, -1:].expand(-1, -1, pad, -1, -1)], 2)
+            return self._tokens([self._ids(filled)], held.shape[2], pad, held.shape)
+
+    def _ids(self, group: Float[Tensor, "b 3 t h w"]) -> Int[Tensor, "b h w q"]:
+        model = self.tokenizer
+        patch = model.config.patch
+        path = model.picture if group.shape[2] == 1 else model.clip
+        padded = reflect_to_multiple(group, patch)
+        latents = tiled(
+            lambda part: path.analyse(part, model.encoder),
+            padded,
+            tile=model.config.tile // patch * patch,
+            halo=patch * (2 + 2 * len(model.encoder)),
+            scale=Fraction(1, patch),
+        )
+        return model.quantizer.ids(rearrange(latents, "b d h w -> b h w d"))
+
+    def _tokens(self, grids: list[Tensor], frames: int, pad: int, shape: torch.Size) -> Tokens:
+        batch, height, width = shape[0], shape[3], shape[4]
+        patch = self.tokenizer.config.patch
+        ids = torch.stack(grids, 1)
+        grid = tuple(ids.shape[1:4])
+        centre = self.first + pad / 2 + torch.arange(grid[0], device=ids.device) * FRAMES
+        centre = centre + (FRAMES - 1) / 2 if self.first else (centre - (FRAMES - 1) / 2).clamp(min=0)
+        axes = [centre, *(patch * (torch.arange(n, device=ids.device) + 0.5) - 0.5 for n in grid[1:])]
+        coords = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(1, -1, 3)
+        source = Source(
+            height, width, frames, self.first, pad=(pad, grid[1] * patch - height, grid[2] * patch - width)
+        )
+        self.first += frames
+        return Tokens(
+            ids=rearrange(ids, "b t h w q -> b (t h w) q"),
+            coords=coords.expand(batch, -1, -1).float(),
+            mass=torch.ones(batch, coords.shape[1], device=ids.device),
+            grid=grid,
+            source=source,
+        )
+
+
+class MosaicDecoder:
+    """Holds the latents of one grid between pushes."""
+
+    def __init__(self, tokenizer: Mosaic) -> None:
+        self.tokenizer = tokenizer
+        self.past: Tensor | None = None
+        self.next: int | None = None
+
+    def push(self, tokens: Tokens) -> Float[Tensor, "b 3 t h w"]:
+        """The frames of these tokens."""
+        model = self.tokenizer
+        if tokens.ids is None or tokens.grid is None or tokens.source is None:
+            raise FormatError("mosaic decodes tokens with ids, grid and source; one is missing")
+        check_ids(tokens.ids, model.codebook_sizes)
+        source = tokens.source
+        index = 0 if source.first == 0 else (source.first - 1) // FRAMES + 1
+        if self.next is None and index % model.chunk:
+            raise FormatError(
+                f"tokens start at frame {source.first}, inside a chunk: start at its first frame"
+            )
+        if self.next not in (None, index):
+            raise FormatError(f"tokens of frame {source.first} do not follow those decoded before")
+        stage = model.quantizer.depth_of(tokens.ids.shape[-1]) - 1
+        grids = rearrange(tokens.ids, "b (t h w) q -> t b h w q", t=tokens.grid[0], h=tokens.grid[1])
+        with torch.inference_mode():
+            frames = [self._frames(ids, index + i, stage) for i, ids in enumerate(grids)]
+        self.next = index + len(grids)
+        return torch.cat(frames, 2)[:, :, : source.frames, : source.height, : source.width]
+
+    def _frames(self, ids: Int[Tensor, "b h w q"], index: int, stage: int) -> Float[Tensor, "b 3 t hp wp"]:
+        model = self.tokenizer
+        latents = rearrange(model.quantizer.lookup(ids), "b h w d -> b d h w")
+        stages = torch.full((len(ids),), stage, device=ids.device)
+        path = model.clip if index else model.picture
+        maps = latents
+        if index:
+            past = self.past if self.past is not None and index % model.chunk else torch.zeros_like(latents)
+            maps = torch.cat([latents, past], 1)
+        dim = latents.shape[1]
+        pixels = tiled(
+            lambda part: path.synthesise(part[:, :dim], part[:, dim:], stages, model.decoder),
+            maps,
+            tile=model.config.tile // model.config.patch,
+            halo=4 + 2 * len(model.decoder),
+            scale=Fraction(model.config.patch),
+        )
+        self.past = latents if index else model.past_of_picture(latents)
+        return pixels.clamp(0, 1)

@@ -1,0 +1,133 @@
+"""Systems with their weights: one safetensors file holds everything needed to build one again.
+
+```
+write(model, path) ──► metadata: name, preset, config (JSON) │ tensors ──► read(path) ──► model
+```
+
+The weights that come with the package lie in this folder: `mosaic.safetensors` for a default preset,
+`mosaic-s16.safetensors` for another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from smalti.errors import ConfigError, FormatError, nearest
+from smalti.registry import card, systems
+
+HERE = Path(__file__).parent
+LISTED = 10  # keys that an error message names
+
+
+def shipped() -> dict[str, Path]:
+    """Name → file of every system whose weights come with the package."""
+    return {path.stem: path for path in sorted(HERE.glob("*.safetensors"))}
+
+
+def identify(model: Any) -> tuple[str, str]:
+    """Name and preset of a registered system; the preset is `custom` where no configuration is equal.
+
+    Raises:
+        ConfigError: the model's class is not registered.
+    """
+    for found in systems():
+        if found.cls is type(model):
+            presets = (name for name, known in found.presets.items() if known == model.config)
+            return found.name, next(presets, "custom")
+    raise ConfigError(f"{type(model).__name__} is not a registered system: decorate it with @system")
+
+
+def write(model: Any, path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+    """Save a registered system: its name, preset, configuration and weights.
+
+    Args:
+        model: the system.
+        path: of the file.
+        dtype: to store floating weights in; a model whose weights it cannot hold exactly is changed by
+            saving and loading.
+
+    Raises:
+        ConfigError: the model's class is not registered.
+    """
+    name, preset = identify(model)
+    metadata = {"name": name, "preset": preset, "config": json.dumps(dataclasses.asdict(model.config))}
+    temporary = Path(f"{path}.tmp")
+
+    def stored(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+    try:
+        tensors = {k: stored(t.detach().cpu()).contiguous() for k, t in model.state_dict().items()}
+        save_file(tensors, temporary, metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: str | os.PathLike[str]) -> Any:
+    """The system that a file holds, ready to use.
+
+    Raises:
+        FormatError: not a safetensors file, or one without a system's name and configuration.
+        ConfigError: an unknown system or configuration, or weights that do not fit it.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise FormatError(f"{path}: cannot be read as safetensors: {error}") from error
+    try:
+        name, config = metadata["name"], json.loads(metadata["config"])
+    except (KeyError, ValueError) as error:
+        raise FormatError(f"{path}: holds tensors, but no name and configuration of a system") from error
+    found = card(name)
+    model = found.cls(build(type(next(iter(found.presets.values()))), config))
+    expected = model.state_dict()
+    wrong = [f"missing {key}" for key in expected if key not in tensors]
+    wrong += [f"unknown {key}" for key in tensors if key not in expected]
+    wrong += [
+        f"{key} is {tuple(tensors[key].shape)}, expected {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in tensors and tensors[key].shape != value.shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
+        raise ConfigError(f"{path}: weights do not fit {name}: {'; '.join(wrong[:LISTED])}{more}")
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def build(cls: type, values: Mapping[str, Any]) -> Any:
+    """A configuration from plain values, with its nested configurations and tuples.
+
+    Raises:
+        ConfigError: an unknown field.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{cls.__name__} has no field {key!r}: {nearest(key, known)}")
+    return cls(**{key: _shape(hints[key], value) for key, value in values.items()})
+
+
+def _shape(hint: Any, value: Any) -> Any:
+    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for choice in choices:
+        if dataclasses.is_dataclass(choice) and isinstance(choice, type) and isinstance(value, Mapping):
+            return build(choice, value)
+    if isinstance(value, list):
+        return tuple(_shape(Any, each) for each in value)
+    return value

@@ -1,0 +1,51 @@
+"""Small token files for the tests, and ways to damage them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from smalti.codec import Stamp, write
+from smalti.codec.container import read_front, write_container
+from smalti.tokens import Source, Tokens
+
+SIZES = (64, 64, 5, 1000)
+STAMP = Stamp("mosaic", "small", "0123456789abcdef", SIZES, (1, 2, 4))
+TEMPORAL = (1, 4)
+
+
+def tokens(latents: int = 6, rows: int = 3, columns: int = 2, seed: int = 0, **source) -> Tokens:
+    """Random ids; codes repeat often enough for tables to pay in larger grids."""
+    generator = torch.Generator().manual_seed(seed)
+    count = latents * rows * columns
+    ids = torch.stack([torch.randint(0, s, (count,), generator=generator) // 3 for s in SIZES], -1)
+    frames = 1 + 4 * (latents - 1)
+    source = {"height": 8 * rows, "width": 8 * columns, "frames": frames, "fps": 25.0} | source
+    return Tokens(ids=ids[None], grid=(latents, rows, columns), source=Source(**source))
+
+
+def small_file(path: Path, **options) -> Path:
+    """A file with three chunks, times, audio and extra metadata."""
+    times = tuple((i * 1001 + 30 * (i % 3)) / 30000 for i in range(21))
+    options = {"chunk": 2, "temporal": TEMPORAL, "audio": b"RIFF....", "extra": {"Title": "é"}} | options
+    write(path, tokens(fps=None, times=times), STAMP, **options)
+    return path
+
+
+def forge(path: Path, **sections) -> Path:
+    """Change fields of the header's sections and seal it again, as a hostile writer would."""
+    front = read_front(path)
+    raw = path.read_bytes()
+    data = raw[8 + int.from_bytes(raw[:8], "little") :]
+    metadata = {key: value for key, value in front.metadata.items() if key != "seal"}
+    for name, change in sections.items():
+        if isinstance(change, str):
+            metadata[name] = change
+            continue
+        section = json.loads(metadata[name])
+        changed = change(section) if callable(change) else section | change
+        metadata[name] = json.dumps(changed, separators=(",", ":"))
+    write_container(path, metadata, list(front.arrays.items()), [data])
+    return path
