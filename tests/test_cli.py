@@ -289,7 +289,8 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(media, tiny) -> None:
 def test_the_second_interrupt_is_immediate() -> None:
     stubborn = (
         "import time\nfrom smalti.cli import _interrupt_once\n_interrupt_once()\n"
-        "try:\n print('ready', flush=True)\n time.sleep(60)\nexcept KeyboardInterrupt: print('cleaning', flush=True)\ntime.sleep(60)"
+        "try:\n print('ready', flush=True)\n time.sleep(60)\n"
+        "except KeyboardInterrupt: print('cleaning', flush=True)\ntime.sleep(60)"
     )
     command = [sys.executable, "-c", stubborn]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:

@@ -31,7 +31,6 @@ from smalti.tokenizers.base import Tokenizer
 from smalti.tokens import Tokens
 
 StrPath = str | os.PathLike[str]
-WEIGHTS = "model.safetensors"
 
 
 def encode(
@@ -164,9 +163,7 @@ def _weights_file(name: str) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        if not (path / WEIGHTS).is_file():
-            raise ConfigError(f"{name}: the folder holds no {WEIGHTS}")
-        return path / WEIGHTS
+        return weights.locate(name)
     shipped = weights.shipped()
     if name in shipped:
         return shipped[name]
@@ -177,18 +174,8 @@ def _weights_file(name: str) -> Path:
             f"{', '.join(shipped) or 'none'}): give a file or folder of weights, or train it (smalti train)"
         )
     if name.count("/") == 1 and not path.suffix and not name.startswith((".", "/")):
-        return _from_hub(name)
+        return weights.locate(name)
     raise ConfigError(f"no tokenizer, file or folder {name!r}: {nearest(name, known)}")
-
-
-def _from_hub(repository: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(repository, WEIGHTS))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ConfigError(f"{repository}: no such file or folder, and not on the hub: {error}") from error
 
 
 def stamp(tokenizer: Tokenizer) -> codec.Stamp:

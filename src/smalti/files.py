@@ -24,6 +24,7 @@ from smalti import codec, media
 from smalti.api import coding, entropy_coder, load, stamp, tokenizer_of
 from smalti.errors import ConfigError
 from smalti.media.encoders import CONTAINERS
+from smalti.media.frames import steady_rate
 from smalti.media.progress import track
 from smalti.media.stills import FORMATS
 from smalti.tokenizers.base import Tokenizer
@@ -31,6 +32,8 @@ from smalti.tokens import Source, Tokens
 
 StrPath = str | os.PathLike[str]
 FRAMES = 16  # that are read at once
+USUAL_RATE = 25.0  # of clips that do not say theirs
+TICK = 1e-3  # seconds: the coarsest clock of common containers
 
 
 @dataclass(frozen=True)
@@ -168,11 +171,21 @@ def decode_file(
             return out
         if out.suffix.lower() in CONTAINERS and selection.wanted == range(file.header.source.frames):
             options |= _sound_beside(file, stack)
-        rate = file.header.source.fps or 25.0 if file.times is None else None
-        writer = stack.enter_context(media.ClipWriter(out, fps=rate, **options))
+        writer = stack.enter_context(media.ClipWriter(out, fps=_rate(file, selection.wanted), **options))
         for chunk in frames:
             writer.write(chunk.pixels, chunk.times or None)
     return out
+
+
+def _rate(file: codec.TokenFile, wanted: range) -> float | None:
+    """Frames a second where the wanted frames stand evenly; None where every frame has its own time."""
+    if file.times is None:
+        return file.header.source.fps or USUAL_RATE
+    times = file.times[wanted.start : wanted.stop].tolist()
+    late = len(wanted) == file.header.source.frames and times[0] > 0 and file.audio() is not None
+    if late:
+        return None  # sound and frames share one clock
+    return steady_rate(times, TICK) or (file.header.source.fps if len(times) == 1 else None)
 
 
 def _sound_beside(file: codec.TokenFile, stack: contextlib.ExitStack) -> dict[str, Path]:

@@ -110,6 +110,8 @@ class Tokens:
         """The first `count` codes of every token: a lower quality of a progressive tokenizer."""
         if self.ids is None:
             raise ConfigError("these tokens are continuous: they have no codebooks to choose from")
+        if not 1 <= count <= self.ids.shape[-1]:
+            raise ConfigError(f"these tokens have {self.ids.shape[-1]} codes, not {count}: choose 1 to all")
         return dataclasses.replace(self, ids=self.ids[..., :count])
 
     @staticmethod
@@ -119,24 +121,23 @@ class Tokens:
             raise ConfigError("Tokens.cat needs at least one part")
         first = parts[0]
         joined: dict[str, Tensor] = {}
-        for name in first._tensors():
+        for name in {name: None for part in parts for name in part._tensors()}:
             pieces = [getattr(part, name) for part in parts]
             if any(piece is None for piece in pieces):
                 raise ConfigError(f"Tokens.cat: some parts have {name}, others do not")
             joined[name] = torch.cat(pieces, dim=1)
-        grids = [part.grid for part in parts]
+        grids = [part.grid for part in parts if part.grid is not None]
         grid = None
-        if all(g is not None and g[1:] == grids[0][1:] for g in grids):
+        if len(grids) == len(parts) and len({g[1:] for g in grids}) == 1:
             grid = (sum(g[0] for g in grids), *grids[0][1:])
-        source = first.source
-        if source is not None and all(part.source is not None for part in parts):
-            times = None
-            if all(part.source.times is not None for part in parts):
-                times = tuple(t for part in parts for t in part.source.times)
+        sources = [part.source for part in parts if part.source is not None]
+        source = None
+        if len(sources) == len(parts):
+            times = tuple(t for s in sources if s.times is not None for t in s.times)
             source = dataclasses.replace(
-                source,
-                frames=sum(part.source.frames for part in parts),
-                times=times,
-                pad=(parts[-1].source.pad[0], *source.pad[1:]),
+                sources[0],
+                frames=sum(s.frames for s in sources),
+                times=times if all(s.times is not None for s in sources) else None,
+                pad=(sources[-1].pad[0], *sources[0].pad[1:]),
             )
         return dataclasses.replace(first, **joined, grid=grid, source=source)

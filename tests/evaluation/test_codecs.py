@@ -83,7 +83,7 @@ def test_within_turns_round_where_lower_means_finer():
 def test_errors_name_what_is_wrong():
     with pytest.raises(ConfigError, match="did you mean 'JPEG'"):
         codec("JPG")
-    with pytest.raises(MediaError, match="found 2.0"):
+    with pytest.raises(MediaError, match="found 2"):
         codec("JPEG").round_trip(torch.full((1, 3, 1, 8, 8), 2.0), 50)
     with pytest.raises(UnsupportedError, match="cannot code 20000x8 pixels"):
         codec("WebP").round_trip(torch.zeros(1, 3, 1, 8, 20000), 50)

@@ -1,7 +1,7 @@
+import io
 import json
 import math
 import re
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -79,9 +79,10 @@ def test_tables_hold_what_was_measured(report):
     assert curve.body[0][4] == f"{report.ours[0].psnr:.2f}"
     assert {row[2] for row in equal.body} == {"JPEG", "WebP", "AVIF"}
     assert len(usage.body) == 6
-    console = Console(width=200, record=True, quiet=False, file=Path("/dev/null").open("w"))  # noqa: SIM115
-    console.print(table(curve))
-    assert "blocks on 2 pictures" in console.export_text()
+    terminal = io.StringIO()
+    Console(width=200, file=terminal).print(table(curve))
+    assert "blocks on 2 pictures" in terminal.getvalue()
+    assert f"{report.ours[0].psnr:.2f}" in terminal.getvalue()
 
 
 def test_the_page_needs_no_other_file(report, out):
@@ -92,7 +93,7 @@ def test_the_page_needs_no_other_file(report, out):
     assert page.count("<svg") == 1
     assert "not LPIPS" in page
     assert "not FID" in page
-    assert Report.from_json((out / "report.json").read_text("utf-8")).ours == report.ours
+    assert Report.from_json((out / "report.json").read_text("utf-8")).to_json() == report.to_json()
 
 
 def test_curves_are_the_same_when_drawn_again(report, out):
@@ -105,18 +106,9 @@ def test_curves_are_the_same_when_drawn_again(report, out):
         assert codec in drawn
 
 
-def test_codecs_are_measured_once(report, folder, monkeypatch):
-    from smalti.evaluation import codecs
-
-    def fail(*_):
-        raise AssertionError("a codec ran again")
-
-    monkeypatch.setattr(codecs.Codec, "round_trip", fail)
-    monkeypatch.setattr("smalti.evaluation.evaluate.examples", lambda *_: ())
-    again = evaluation.evaluate(Blocks(), folder, qualities=[2], judges=False, format=ARCHIVES)
-    theirs = [point for point in report.points if point.codec != "blocks"]
-    assert [point for point in again.points if point.codec != "blocks"] == theirs
-    assert [point.setting for point in again.ours] == [2]
+def test_chosen_qualities_alone_are_measured(folder, cache):
+    chosen = evaluation.evaluate(Blocks(), folder, qualities=[2], judges=False, format=ARCHIVES)
+    assert [point.setting for point in chosen.ours] == [2]
 
 
 def test_a_quality_that_does_not_exist(folder, cache):

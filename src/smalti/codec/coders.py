@@ -11,8 +11,9 @@ writes the counts and a range-coded stream, wherever that is smaller. `docs/toke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Protocol, runtime_checkable
 
 import constriction
@@ -96,15 +97,17 @@ class Packed:
         self, streams: Sequence[bytes], shape: tuple[int, int, int], stages: tuple[int, ...]
     ) -> Int64[np.ndarray, "t h w q"]:
         """See `EntropyCoder.decode`."""
-        count = int(np.prod(shape))
-        planes = []
+        return _join(self._planes(streams, prod(shape), stages), shape, stages[-1])
+
+    def _planes(
+        self, streams: Sequence[bytes], count: int, stages: tuple[int, ...]
+    ) -> Iterator[Int64[np.ndarray, "n"]]:
         for stream, codes in zip(streams, stage_codes(stages), strict=True):
             reader = _Reader(stream)
             for code in codes:
                 bits = width(self.codebook_sizes[code])
-                planes.append(unpack(reader.take(packed_bytes(count, bits)), count, bits))
+                yield unpack(reader.take(packed_bytes(count, bits)), count, bits)
             reader.end()
-        return np.stack(planes, axis=-1).reshape(*shape, len(planes))
 
 
 @dataclass(frozen=True)
@@ -146,14 +149,14 @@ class Tables:
         self, streams: Sequence[bytes], shape: tuple[int, int, int], stages: tuple[int, ...]
     ) -> Int64[np.ndarray, "t h w q"]:
         """See `EntropyCoder.decode`."""
-        planes = [
+        planes = (
             plane
             for stream, codes in zip(streams, stage_codes(stages), strict=True)
-            for plane in self._decode_stage(_Reader(stream), codes, int(np.prod(shape)))
-        ]
-        return np.stack(planes, axis=-1).reshape(*shape, len(planes))
+            for plane in self._decode_stage(_Reader(stream), codes, prod(shape))
+        )
+        return _join(planes, shape, stages[-1])
 
-    def _decode_stage(self, reader: _Reader, codes: range, count: int) -> Iterator[np.ndarray]:
+    def _decode_stage(self, reader: _Reader, codes: range, count: int) -> Iterator[Int64[np.ndarray, "n"]]:
         modes = reader.take(len(codes))
         contents = []
         for mode, size in zip(modes, (self.codebook_sizes[c] for c in codes), strict=True):
@@ -174,6 +177,16 @@ class Tables:
 
 
 GENERIC = {"packed": Packed, "tables": Tables}
+
+
+def _join(
+    planes: Iterable[Int64[np.ndarray, "n"]], shape: tuple[int, int, int], codes: int
+) -> Int64[np.ndarray, "t h w q"]:
+    """Planes as the codes of tokens, with one plane in memory beside them."""
+    ids = np.empty((prod(shape), codes), np.int64)
+    for code, plane in enumerate(planes):
+        ids[:, code] = plane
+    return ids.reshape(*shape, codes)
 
 
 def _decode_plane(decoder, model, count: int) -> Int64[np.ndarray, "n"]:

@@ -27,7 +27,8 @@ from smalti.errors import ConfigError, FormatError
 from smalti.quantizers.residual_fsq import ResidualFSQ
 
 PRECISION = 24  # bits of a probability in constriction's range coder
-SHIFT = 7  # weights are in 128ths
+ENTER_SHIFT, MIDDLE_SHIFT, LEAVE_SHIFT = 9, 8, 7  # weights of the three layers are in 2^-shift
+SIGNED = 12  # channels whose sign the network reads; of the others it reads the magnitude alone
 INPUT_LIMIT, HIDDEN_LIMIT = 31, 63
 FRACTION = 8  # positions of the distribution's table are eighths of half a step
 POSITIONS, SCALES = 1024, 64
@@ -39,7 +40,7 @@ class StageNetwork:
     """Integer weights for one stage and one kind of frame, held as float32.
 
     Attributes:
-        here, before: [open, 9 · hidden], from the frame itself and the frame before it.
+        here, before: [inputs, 9 · hidden], from the frame itself and the frame before it.
         passes: [passes, hidden], added to the first layer's sums in each pass.
         middle, middle_bias: [hidden, hidden], [hidden].
         leave, leave_bias: [hidden, 2 · open], [2 · open]; centres, then scales.
@@ -72,18 +73,24 @@ class StageNetwork:
         self, sums: Float32[np.ndarray, "n hidden"], number: int, channels: range
     ) -> tuple[Int64[np.ndarray, "n c"], Int64[np.ndarray, "n c"]]:
         """Centres (positions) and scales (rows of the table) of some channels in a pass."""
-        hidden = np.clip(_rounded(sums + self.passes[number]), 0, HIDDEN_LIMIT)
-        hidden = np.clip(_rounded(hidden @ self.middle + self.middle_bias), 0, HIDDEN_LIMIT)
+        hidden = np.clip(_rounded(sums + self.passes[number], ENTER_SHIFT), 0, HIDDEN_LIMIT)
+        hidden = _rounded(hidden @ self.middle + self.middle_bias, MIDDLE_SHIFT)
+        hidden = np.clip(hidden, 0, HIDDEN_LIMIT)
         count = self.leave.shape[1] // 2
         columns = np.r_[channels.start : channels.stop, channels.start + count : channels.stop + count]
-        out = _rounded(hidden @ self.leave[:, columns] + self.leave_bias[columns]).astype(np.int64)
+        out = _rounded(hidden @ self.leave[:, columns] + self.leave_bias[columns], LEAVE_SHIFT).astype(np.int64)
         centre, scale = np.split(out, 2, axis=1)
         return centre, np.clip(scale, 0, SCALES - 1)
 
 
-def _rounded(sums: Float32[np.ndarray, "n c"]) -> Float32[np.ndarray, "n c"]:
-    """128ths to whole numbers: exact, since sums are whole and under 2^24."""
-    return np.floor(sums * np.float32(2**-SHIFT) + np.float32(0.5))
+def _rounded(sums: Float32[np.ndarray, "n c"], shift: int) -> Float32[np.ndarray, "n c"]:
+    """Sums in 2^-shift to whole numbers: exact, since they are whole and under 2^24."""
+    return np.floor((sums + np.float32(2 ** (shift - 1))) * np.float32(2**-shift))
+
+
+def input_rows(channels: range, count: int) -> list[int]:
+    """Rows of the inputs, magnitudes then signed values, that hold some of `count` open channels."""
+    return [*channels, *(count + c for c in channels if c < SIGNED)]
 
 
 def convolved(maps: Float32[np.ndarray, "h w c"], weights: np.ndarray) -> Float32[np.ndarray, "h w hidden"]:
@@ -127,6 +134,8 @@ class ContextCoder:
         self.tails = arrays["tails"].astype(np.int64)
         self.compand = arrays["compand"].astype(np.float32)
         self.still = arrays["still"].astype(np.int64)
+        if self.compand.max() > INPUT_LIMIT:
+            raise ConfigError(f"inputs of the context model reach {self.compand.max()}, not {INPUT_LIMIT}")
         fields = StageNetwork.__dataclass_fields__
         self.networks = {
             (kind, stage): StageNetwork(
@@ -168,6 +177,8 @@ class ContextCoder:
         """
         if not streams or not streams[0] or streams[0][0] > 1:
             raise FormatError("a context-coded chunk begins with the kind of its first frame, 0 or 1")
+        if len(streams) != len(stages):
+            raise FormatError(f"{len(stages)} stages take as many byte strings, found {len(streams)}")
         kind, bodies = streams[0][0], [streams[0][1:], *streams[1:]]
         latents = np.zeros((*shape, self.quantizer.dim), np.int64)
         codes = []
@@ -203,10 +214,10 @@ class ContextCoder:
         levels = np.zeros((*latents.shape[:3], count), np.int64)
         for i in range(len(latents)):
             network = self.networks[KINDS[2 if i else kind], stage]
-            sums = convolved(self._inputs(latents[i, ..., :count], unit), network.here)
+            sums = convolved(self._inputs(latents[i, ..., :count], unit, range(count)), network.here)
             if i:
                 past = self._past(latents[i - 1], from_picture=i == 1 and kind == 0)
-                sums = sums + convolved(self._inputs(past[..., :count], unit), network.before)
+                sums = sums + convolved(self._inputs(past[..., :count], unit, range(count)), network.before)
             for number, (channels, colour) in enumerate(coding_passes(count)):
                 place = (*checkerboard(*latents.shape[1:3])[colour], slice(channels.start, channels.stop))
                 before = latents[i][place]
@@ -215,16 +226,20 @@ class ContextCoder:
                 found = self._exchange(before, centre, scale, stage, channels, exchange, wanted)
                 levels[i][place] = found
                 after = self._refined(before, found, stage, channels)
-                change = np.zeros((*latents.shape[1:3], len(channels)), np.float32)
-                change[place[:2]] = self._inputs(after, unit) - self._inputs(before, unit)
                 latents[i][place] = after
-                sums += convolved(change, network.here[channels.start : channels.stop])
+                change = self._inputs(after, unit, channels) - self._inputs(before, unit, channels)
+                maps = np.zeros((*latents.shape[1:3], change.shape[-1]), np.float32)
+                maps[place[:2]] = change
+                sums += convolved(maps, network.here[input_rows(channels, count)])
         return levels
 
-    def _inputs(self, latents: Int64[np.ndarray, "*n c"], unit: int) -> Float32[np.ndarray, "*n c"]:
-        """Latents as the network reads them: companded half steps of the stage."""
-        magnitude = np.minimum(np.abs(latents) // unit, len(self.compand) - 1)
-        return self.compand[magnitude] * np.sign(latents).astype(np.float32)
+    def _inputs(
+        self, latents: Int64[np.ndarray, "*n c"], unit: int, channels: range
+    ) -> Float32[np.ndarray, "*n i"]:
+        """Latents as the network reads them: companded half steps of the stage, and some with their sign."""
+        magnitude = self.compand[np.minimum(np.abs(latents) // unit, len(self.compand) - 1)]
+        some = slice(max(0, SIGNED - channels.start))
+        return np.concatenate([magnitude, magnitude[..., some] * np.sign(latents[..., some])], -1)
 
     def _past(self, latents: Int64[np.ndarray, "h w d"], from_picture: bool) -> Int64[np.ndarray, "h w d"]:
         """The frame before in a clip's channels: four equal frames hold twice a picture's latents."""
@@ -300,8 +315,8 @@ def array_shapes(quantizer: ResidualFSQ, hidden: int) -> dict[str, tuple[tuple[i
     for kind in KINDS:
         for stage, count in enumerate(quantizer.config.opened):
             fields = {
-                "here": ((count, 9 * hidden), torch.int8),
-                "before": ((count, 9 * hidden), torch.int8),
+                "here": ((count + min(count, SIGNED), 9 * hidden), torch.int8),
+                "before": ((count + min(count, SIGNED), 9 * hidden), torch.int8),
                 "passes": ((len(coding_passes(count)), hidden), torch.int32),
                 "middle": ((hidden, hidden), torch.int8),
                 "middle_bias": ((hidden,), torch.int32),

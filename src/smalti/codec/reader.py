@@ -32,7 +32,7 @@ from smalti.codec.ticks import read_times
 from smalti.errors import BudgetError, ConfigError, FormatError, IntegrityError, SmaltiError
 from smalti.tokens import Source, Tokens
 
-BUDGET = 1 << 28  # codes or values that one read may give
+BUDGET = 1 << 27  # codes or values that one read may give: sixteen 8K frames of sixteen codes at 8×8
 
 
 class TokenFile:
@@ -199,7 +199,7 @@ class TokenFile:
             )
         decoder = self._coder(coder)
         parts = [self._decode(decoder, index, stages) for index in selection.chunks]
-        codes = torch.cat(parts).reshape(1, prod(grid), channels)
+        codes = (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(1, prod(grid), channels)
         return Tokens(
             **{"ids" if header.precision is None else "values": codes},
             **self._places(),

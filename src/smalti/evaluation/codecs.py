@@ -17,7 +17,7 @@ import os
 import time
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import av
 import numpy as np
@@ -179,7 +179,7 @@ class _Moving:
         file = io.BytesIO()
         with av.open(file, "w", format=self.stream_format) as container:
             options = {"crf": str(setting), **self.options}
-            stream = container.add_stream(self.encoder, rate=rate, options=options)
+            stream = cast(av.VideoStream, container.add_stream(self.encoder, rate=rate, options=options))
             stream.height, stream.width, stream.pix_fmt = *even.shape[1:3], "yuv420p"
             stream.thread_count = 1  # x264 gives other bytes on other numbers of threads
             packets = []
@@ -195,7 +195,7 @@ class _Moving:
         return [file.getvalue()]
 
     def decode(self, files: list[bytes]) -> Frames:
-        with av.open(io.BytesIO(files[0]), format=self.stream_format) as container:
+        with av.open(io.BytesIO(files[0]), "r", format=self.stream_format) as container:
             return np.stack([_to_rgb(frame).to_ndarray() for frame in container.decode(video=0)])
 
 
@@ -212,7 +212,7 @@ def _to_rgb(frame: av.VideoFrame) -> av.VideoFrame:
 
 
 X264_NOTE = "6"  # the unit in which x264 writes its own options: 600 bytes that no decoder needs
-X265_QUIET = "log-level=error:info=0"
+X265 = "log-level=error:info=0:pools=none:frame-threads=1"  # no note about itself, one thread
 
 _JPEG = _Still("JPEG", optimize=True, subsampling="4:2:0")
 _CODECS = (
@@ -252,7 +252,7 @@ _CODECS = (
         51,
         1,
         "PyAV, preset medium",
-        _Moving("libx265", "hevc", {"preset": "medium", "x265-params": X265_QUIET}),
+        _Moving("libx265", "hevc", {"preset": "medium", "x265-params": X265}),
     ),
     Codec(
         "SVT-AV1",
@@ -261,7 +261,7 @@ _CODECS = (
         63,
         1,
         "PyAV, preset 7",
-        _Moving("libsvtav1", "obu", {"preset": "7"}),
+        _Moving("libsvtav1", "obu", {"preset": "7", "svtav1-params": "lp=1"}),
     ),
 )
 CODECS = {codec.name: codec for codec in _CODECS}

@@ -14,6 +14,7 @@ features are those of EfficientNet-Lite0. Compare either only with figures of th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +82,9 @@ class Judges:
 class Trunk(nn.Module):
     """VGG16 as far as its tenth convolution, batch normalisation folded into the convolutions."""
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.ModuleList()
@@ -141,7 +145,7 @@ def _short_side(frames: Frames, side: int) -> Tensor:
     return F.interpolate(frames, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def _classifier() -> nn.Module:
+def _classifier() -> Any:
     try:
         import timm
     except ImportError as error:

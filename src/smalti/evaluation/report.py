@@ -113,8 +113,8 @@ class Report:
 
 
 def _point(entry: dict[str, Any]) -> RatePoint:
-    names = {"codec", "setting", "sample"}
-    return RatePoint(**{key: value if key in names else float(value) for key, value in entry.items()})
+    numbers = {key: float(value) for key, value in entry.items() if key not in ("codec", "setting", "sample")}
+    return RatePoint(entry["codec"], entry["setting"], entry["sample"], **numbers)
 
 
 def _writable(value: Any) -> Any:

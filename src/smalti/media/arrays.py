@@ -25,6 +25,7 @@ from torch import Tensor
 
 from smalti.errors import ConfigError, MediaError
 
+Pixels = Tensor | np.ndarray | Image.Image
 WHITES = {torch.bool: 1.0, torch.uint8: 255.0, torch.uint16: 65535.0}
 CHANNELS = range(1, 5)
 FIRST = {3: 0, 4: 1, 5: 1}  # the axis of channels, by number of axes, where they do not come last
@@ -32,6 +33,8 @@ FIRST = {3: 0, 4: 1, 5: 1}  # the axis of channels, by number of axes, where the
 
 def as_pixels(x: Any, *, nan: Literal["error", "zero"] = "error") -> Float[Tensor, "b 3 t h w"]:
     """A torch tensor, numpy array or Pillow image as a batch of RGB clips. See the module's table.
+
+    The result may share memory with `x`.
 
     Args:
         x: pixels in one of the layouts of the table.

@@ -6,12 +6,13 @@ holds no more than its format needs.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 import av
 import numpy as np
@@ -40,6 +41,7 @@ BT601, BT709, LIMITED = 6, 1, 1
 FINE_CLOCK = Fraction(1, 90_000)
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """Takes frames in order and finishes the file."""
 
@@ -89,6 +91,7 @@ class VideoEncoder:
         self._clock = 1 / rate if rate is not None else FINE_CLOCK
         self._rate = rate
         self._last_tick: int | None = None
+        self._durations: dict[int | None, int | None] = {}  # ticks that the frames in the encoder stay
         self._shift = 0.0
         self._stream: av.VideoStream | None = None
         self._output = av.open(file, "w", format=container)
@@ -113,7 +116,7 @@ class VideoEncoder:
             )  # players and encoders need every frame to have its own tick
         self._last_tick = tick
         frame.pts, frame.time_base = tick, self._clock
-        frame.duration = max(1, round(shown / self._clock))
+        self._durations[tick] = max(1, round(shown / self._clock))
         self._mux(self._stream.encode(frame))
 
     def close(self) -> None:
@@ -142,7 +145,6 @@ class VideoEncoder:
             stream.height, stream.width = height, width
             stream.pix_fmt = "yuv444p" if odd else "yuv420p"
             stream.time_base = stream.codec_context.time_base = self._clock
-            stream.codec_context.framerate = self._rate or Fraction(0)
             stream.codec_context.colorspace = self._matrix
             stream.codec_context.color_primaries = self._matrix
             stream.codec_context.color_trc = self._matrix
@@ -156,6 +158,7 @@ class VideoEncoder:
 
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:
+            packet.duration = self._durations.pop(packet.pts, packet.duration)
             if self._sound is not None and packet.dts is not None:
                 self._sound.carry(float(packet.dts * packet.time_base))
             self._output.mux(packet)
@@ -165,19 +168,22 @@ class _Sound:
     """The first sound track of another file, copied packet by packet beside the frames."""
 
     def __init__(self, path: Path, output: av.container.OutputContainer) -> None:
-        try:
-            self._input = av.open(path.open("rb"), metadata_errors="replace")
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise MediaError(f"{path}: no sound can be read from it: {error}") from error
-        if not self._input.streams.audio:
-            raise MediaError(f"{path}: has no sound to carry over")
-        source = self._input.streams.audio[0]
-        try:
-            self._stream = output.add_stream_from_template(source)
-        except (av.FFmpegError, ValueError) as error:
-            raise UnsupportedError(
-                f"{output.format.name} cannot hold {source.codec_context.name} sound: choose .mkv or .mp4"
-            ) from error
+        with contextlib.ExitStack() as stack:
+            try:
+                file = stack.enter_context(path.open("rb"))
+                self._input = stack.enter_context(av.open(file, metadata_errors="replace"))
+            except (av.FFmpegError, OSError, ValueError) as error:
+                raise MediaError(f"{path}: no sound can be read from it: {error}") from error
+            if not self._input.streams.audio:
+                raise MediaError(f"{path}: has no sound to carry over")
+            source = self._input.streams.audio[0]
+            try:
+                self._stream = output.add_stream_from_template(source)
+            except (av.FFmpegError, ValueError) as error:
+                raise UnsupportedError(
+                    f"{output.format.name} cannot hold {source.codec_context.name} sound: choose .mkv or .mp4"
+                ) from error
+            self.close = stack.pop_all().close
         self._output = output
         self._packets = self._readable(source)
         self._next: av.Packet | None = next(self._packets, None)
@@ -195,10 +201,6 @@ class _Sound:
             self._next.stream = self._stream
             self._output.mux(self._next)
             self._next = next(self._packets, None)
-
-    def close(self) -> None:
-        """Close the file the sound came from."""
-        self._input.close()
 
 
 class GifEncoder:

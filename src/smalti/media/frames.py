@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from smalti.errors import MediaError
-from smalti.media.info import Info
+from smalti.media.info import Info, Number
 
-Colour = tuple[float, float, float]
+Colour = tuple[Number, Number, Number]
 WHITE: Colour = (1.0, 1.0, 1.0)
 
 
@@ -28,6 +28,7 @@ class Frame(NamedTuple):
     pixels: np.ndarray
 
 
+@runtime_checkable
 class FrameSource(Protocol):
     """A picture or clip that can be decoded, whole or in part.
 
@@ -59,7 +60,7 @@ def over(pixels: np.ndarray, background: Colour) -> np.ndarray:
     return np.rint(colour * share + ground * (1 - share)).astype(pixels.dtype)
 
 
-def steady_rate(times: Sequence[float], tick: float | None, nominal: float | None = None) -> float | None:
+def steady_rate(times: Sequence[Number], tick: Number | None, nominal: Number | None = None) -> Number | None:
     """Frames a second, if the frames lie evenly within a tick of the clock; None if they do not.
 
     The header's nominal rate is preferred where the times agree with it: a coarse clock cannot tell 30 from

@@ -105,7 +105,7 @@ class ImageSource:
                 shown = self._decoded_durations(count)
             if not self._animated:
                 shown = []
-            if orientation in SIDEWAYS:
+            if orientation in SIDEWAYS and image.format != "TIFF":  # of a TIFF, Pillow tells the upright size
                 width, height = height, width
             self._shown = shown
             self.info = Info(
@@ -217,7 +217,7 @@ def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _channels_first(pixels: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return np.array(pixels.transpose(2, 0, 1), order="C")
 
 
 def _channels_last(pixels: np.ndarray) -> np.ndarray:

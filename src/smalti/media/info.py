@@ -8,6 +8,7 @@ from typing import Literal
 
 from smalti.errors import BudgetError
 
+Number = int | float  # `float` alone would refuse fps=25 wherever hints are checked
 FLOAT_BYTES = 3 * 4  # an RGB pixel in float32
 
 
@@ -20,7 +21,8 @@ class Info:
         kind: `image` for one picture, `clip` for anything that has times (videos, animated GIF, WebP, …).
         width, height: pixels of an upright frame, after rotation.
         frames: frames that the header promises; None where the format does not say.
-        fps: average frames a second; None for a picture or an unknown rate.
+        fps: average frames a second as the header says it (Matroska and WebM give a nominal rate, which an
+            uneven clip does not keep); None for a picture or an unknown rate.
         duration: seconds; None where unknown, 0 for a picture.
         time_base: seconds of one tick of the file's clock; None for a picture.
         codec: name of the compression, as FFmpeg or Pillow spell it.
@@ -35,9 +37,9 @@ class Info:
     width: int
     height: int
     frames: int | None
-    fps: float | None
-    duration: float | None
-    time_base: float | None
+    fps: Number | None
+    duration: Number | None
+    time_base: Number | None
     codec: str
     bit_depth: int
     has_audio: bool = False
@@ -59,7 +61,7 @@ class Budget:
 
     pixels: int = 2**28
     frames: int = 864_000
-    seconds: float = 86_400.0
+    seconds: Number = 86_400
     bytes: int = 2**33
 
     def check_frame(self, path: Path, height: int, width: int) -> None:
@@ -74,7 +76,7 @@ class Budget:
                 "allowed: raise Budget(pixels=...) if you trust the file"
             )
 
-    def check_length(self, path: Path, frames: int | None, seconds: float | None) -> None:
+    def check_length(self, path: Path, frames: int | None, seconds: Number | None) -> None:
         """Refuse a file that is too long.
 
         Raises:

@@ -74,7 +74,7 @@ def video_index(path: Path) -> VideoIndex | None:
             tables = dict(_tables(file, track.start, min(track.end, moov.end)))
             if tables.get(b"hdlr", b"")[8:12] == b"vide":
                 samples = _count(path, tables)
-                return VideoIndex(samples, _trimmed(tables, movie)) if samples else None
+                return VideoIndex(samples, _trimmed(path, samples, tables, movie)) if samples else None
     return None
 
 
@@ -150,17 +150,23 @@ def _clock(header: bytes) -> tuple[int, int] | None:
     return ticks, 0 if length == unknown else length
 
 
-def _trimmed(tables: dict[bytes, bytes], movie: tuple[int, int] | None) -> bool:
+def _trimmed(path: Path, samples: int, tables: dict[bytes, bytes], movie: tuple[int, int] | None) -> bool:
     """Whether the edit list shows less than the whole track."""
     edits = tables.get(b"elst", b"")
     track = _clock(tables.get(b"mdhd", b""))
-    if len(edits) < 8 or not movie or not track or not movie[0] or not track[0]:
+    if len(edits) < 8 or not movie or not track or not movie[0] or not track[0] or not track[1]:
         return False
     layout = ">QqI" if edits[0] == 1 else ">IiI"
     rows = edits[8 : 8 + (len(edits) - 8) // struct.calcsize(layout) * struct.calcsize(layout)]
-    shown = sum(length for length, start, _ in struct.iter_unpack(layout, rows) if start >= 0)
-    samples = struct.unpack(">I", (tables.get(b"stsz") or tables[b"stz2"])[8:12])[0]
-    return shown / movie[0] < track[1] / track[0] * (1 - 0.5 / samples)
+    shown = sum(length for length, start, _ in struct.iter_unpack(layout, rows) if start >= 0) / movie[0]
+    stored = track[1] / track[0]
+    frame = stored / samples
+    if len(rows) == struct.calcsize(layout) and shown > stored + 1.5 * frame + 1 / movie[0]:
+        raise MediaError(
+            f"{path}: the index contradicts itself: {shown:.3f} seconds are shown, {stored:.3f} stored",
+            promised=samples,
+        )
+    return 0 < shown < stored - 0.5 * frame - 1 / movie[0]
 
 
 def _rows(table: bytes, columns: int) -> Iterator[tuple[int, ...]]:
@@ -175,5 +181,5 @@ def _rows(table: bytes, columns: int) -> Iterator[tuple[int, ...]]:
 
 def _samples_in_chunks(runs: list[tuple[int, ...]], chunks: int) -> int:
     """Samples that the runs (first chunk, samples a chunk, description) place in this many chunks."""
-    ends = [first for first, _, _ in runs[1:]] + [chunks + 1]
-    return sum(max(0, end - first) * samples for (first, samples, _), end in zip(runs, ends, strict=True))
+    ends = [*(first for first, _, _ in runs[1:]), chunks + 1]
+    return sum(max(0, end - first) * samples for (first, samples, _), end in zip(runs, ends, strict=False))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from smalti.errors import ConfigError, MediaError
 from smalti.media.clips import ClipSource
 from smalti.media.frames import WHITE, Colour, Frame, FrameSource, steady_rate
 from smalti.media.images import ImageSource, is_picture
-from smalti.media.info import DEFAULT, Budget, Info
+from smalti.media.info import DEFAULT, Budget, Info, Number
 from smalti.media.progress import Report, track
 from smalti.media.sampling import Sampling
 
@@ -38,7 +38,7 @@ class Chunk(NamedTuple):
     """Some frames that follow each other, and their seconds."""
 
     pixels: Float[Tensor, "1 3 t h w"]
-    times: tuple[float, ...]
+    times: tuple[Number, ...]
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Media:
     """
 
     pixels: Float[Tensor, "1 3 t h w"]
-    times: tuple[float, ...]
-    fps: float | None
+    times: tuple[Number, ...]
+    fps: Number | None
     info: Info
     fault: MediaError | None = None
 
@@ -106,7 +106,7 @@ class ClipReader:
         self.fault: MediaError | None = None
         self._chosen = None if sampling.everything else sampling.choose(source.times())
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> ClipReader:
         return self
 
     def __exit__(
@@ -168,9 +168,9 @@ def open_clip(
     *,
     size: tuple[int, int] | None = None,
     frames: int | None = None,
-    fps: float | None = None,
-    start: float | None = None,
-    end: float | None = None,
+    fps: Number | None = None,
+    start: Number | None = None,
+    end: Number | None = None,
     budget: Budget = DEFAULT,
     background: Colour = WHITE,
     on_truncated: OnTruncated = "error",
@@ -192,9 +192,9 @@ def read(
     *,
     size: tuple[int, int] | None = None,
     frames: int | None = None,
-    fps: float | None = None,
-    start: float | None = None,
-    end: float | None = None,
+    fps: Number | None = None,
+    start: Number | None = None,
+    end: Number | None = None,
     budget: Budget = DEFAULT,
     background: Colour = WHITE,
     on_truncated: OnTruncated = "error",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from smalti.errors import ConfigError
+from smalti.media.info import Number
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,9 @@ class Sampling:
     """
 
     frames: int | None = None
-    fps: float | None = None
-    start: float | None = None
-    end: float | None = None
+    fps: Number | None = None
+    start: Number | None = None
+    end: Number | None = None
 
     def __post_init__(self) -> None:
         if self.frames is not None and self.fps is not None:
@@ -43,7 +44,7 @@ class Sampling:
         """Whether every frame is wanted once."""
         return self == Sampling()
 
-    def choose(self, times: Sequence[float]) -> tuple[list[int], list[float]]:
+    def choose(self, times: Sequence[Number]) -> tuple[list[int], list[float]]:
         """Places of the chosen frames (non-decreasing, repeated where fps asks for it) and their times."""
         first = 0 if self.start is None else bisect_left(times, self.start)
         last = len(times) if self.end is None else bisect_left(times, self.end)
@@ -56,7 +57,7 @@ class Sampling:
             places = [first + (2 * i + 1) * len(places) // (2 * self.frames) for i in range(self.frames)]
         return places, [times[i] for i in places]
 
-    def _steady(self, times: Sequence[float], first: int, last: int) -> tuple[list[int], list[float]]:
+    def _steady(self, times: Sequence[Number], first: int, last: int) -> tuple[list[int], list[float]]:
         rate = self.fps or 1.0
         begin = times[first]
         mean = (times[last - 1] - begin) / (last - first - 1) if last - first > 1 else 1 / rate

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from smalti.errors import ConfigError, MediaError, nearest
-from smalti.media.arrays import as_pixels
+from smalti.media.arrays import Pixels, as_pixels
 from smalti.media.atomic import whole_file, whole_folder
 from smalti.media.encoders import (
     CONTAINERS,
@@ -32,6 +32,7 @@ from smalti.media.encoders import (
     VideoEncoder,
     WebpEncoder,
 )
+from smalti.media.info import Number
 from smalti.media.progress import Report, track
 from smalti.media.reader import Chunk, StrPath
 from smalti.media.stills import FORMATS, encode_still, still_format
@@ -42,7 +43,7 @@ ANIMATIONS = (".gif", ".webp")
 
 def write_image(
     path: StrPath,
-    pixels: Float[Tensor, "1 3 1 h w"],
+    pixels: Pixels,
     *,
     quality: int | None = None,
     lossless: bool = False,
@@ -52,7 +53,7 @@ def write_image(
 
     Args:
         path: where; written whole or not at all.
-        pixels: RGB in [0, 1], or whatever `as_pixels` takes.
+        pixels: `[1, 3, 1, h, w]`, RGB in [0, 1], or whatever `as_pixels` takes.
         quality: 0 to 100 for JPEG, WebP and AVIF.
         lossless: for WebP; PNG and TIFF always are.
         bits: 16 for PNG and TIFF.
@@ -100,7 +101,7 @@ class ClipWriter:
         self,
         path: StrPath,
         *,
-        fps: float | None = None,
+        fps: Number | None = None,
         codec: str | None = None,
         quality: int | None = None,
         lossless: bool = False,
@@ -116,7 +117,7 @@ class ClipWriter:
         self._shown = 1 / 25 if fps is None else 1 / fps
         self._count = 0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> ClipWriter:
         with contextlib.ExitStack() as stack:
             self._encoder = self._open(stack)
             self._cleanup = stack.pop_all()
@@ -136,8 +137,11 @@ class ClipWriter:
                 self._encoder.abandon()
                 raise error
 
-    def write(self, pixels: Float[Tensor, "1 3 t h w"] | Chunk, times: Sequence[float] | None = None) -> None:
-        """Append frames. `times` are their seconds, for a writer without `fps`; a `Chunk` brings its own."""
+    def write(self, pixels: Pixels | Chunk, times: Sequence[Number] | None = None) -> None:
+        """Append frames `[1, 3, t, h, w]`.
+
+        `times` are their seconds, for a writer without `fps`; a `Chunk` brings its own.
+        """
         if isinstance(pixels, Chunk):
             pixels, times = pixels.pixels, times or pixels.times
         frames = _to_frames(as_pixels(pixels), 8)
@@ -148,7 +152,7 @@ class ClipWriter:
         if len(times) != len(frames):
             raise MediaError(f"{self._path}: {len(frames)} frames came with {len(times)} times")
         for frame, seconds in zip(frames, times, strict=True):
-            self._add(frame, seconds)
+            self._add(frame, float(seconds))
 
     def _add(self, frame: np.ndarray, seconds: float) -> None:
         if self._pending is not None:
@@ -209,10 +213,10 @@ class ClipWriter:
 
 def write_clip(
     path: StrPath,
-    pixels: Float[Tensor, "1 3 t h w"] | Iterable[Chunk] | Iterable[Tensor],
+    pixels: Pixels | Iterable[Chunk] | Iterable[Tensor],
     *,
-    fps: float | None = None,
-    times: Sequence[float] | None = None,
+    fps: Number | None = None,
+    times: Sequence[Number] | None = None,
     codec: str | None = None,
     quality: int | None = None,
     lossless: bool = False,
@@ -223,7 +227,8 @@ def write_clip(
 
     Args:
         path: where; the suffix chooses the format.
-        pixels: all frames, or an iterable of tensors or of `Chunk`, whose times are kept unless fps is given.
+        pixels: all frames `[1, 3, t, h, w]`, or an iterable of tensors or of `Chunk`, whose times are kept
+            unless fps is given.
         fps: frames a second.
         times: seconds of every frame, for a tensor.
         codec: `h264`, `hevc`, `vp9` or `av1`.

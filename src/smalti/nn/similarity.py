@@ -33,10 +33,11 @@ def multiscale_similarity(
     x, y = x.float(), y.float()
     total = x.new_ones(len(x))
     for scale, weight in enumerate(weights.tolist()):
+        if scale:
+            x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
         contrast, luminance = _terms(x, y)
         value = contrast * luminance if scale == scales - 1 else contrast
         total = total * value.mean((1, 2, 3)).clamp(min=1e-3) ** weight
-        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
     return total
 
 

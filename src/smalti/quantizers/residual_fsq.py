@@ -58,6 +58,8 @@ class ResidualFSQ(Quantizer):
         FormatError: a code outside its codebook in `lookup`.
     """
 
+    finest_limit: Tensor
+
     def __init__(self, config: ResidualFSQConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or ResidualFSQConfig()

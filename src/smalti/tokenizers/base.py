@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from smalti import weights
 from smalti.errors import ConfigError, FormatError, MediaError
 from smalti.tokens import Tokens
 
@@ -123,7 +125,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
         """
         check_pixels(pixels)
         codes = self.codes_at(quality)
-        with torch.inference_mode():
+        with torch.no_grad():
             tokens = self._encode(pixels)
         return tokens if tokens.ids is None else tokens.codebooks(codes)
 
@@ -135,7 +137,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
         """
         if tokens.ids is not None:
             check_ids(tokens.ids, self.codebook_sizes)
-        with torch.inference_mode():
+        with torch.no_grad():
             return self._decode(tokens)
 
     def codes_at(self, quality: int | None) -> int:
@@ -157,6 +159,13 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
             ConfigError: the tokenizer is not causal.
         """
         raise ConfigError(f"{type(self).__name__} is not causal: it cannot stream")
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        weights.write(self, save_directory / weights.FILE)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> Tokenizer:
+        return weights.read(weights.locate(model_id, options))
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that name these weights; token files carry them."""

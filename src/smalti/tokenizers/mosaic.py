@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from smalti.codec.context import ContextCoder, array_shapes
 from smalti.errors import FormatError, MediaError
-from smalti.nn.conv import ResidualBlock, zero_init
+from smalti.nn.conv import ResidualBlock, unit_norm, zero_init
 from smalti.nn.patches import (
     cosine_basis,
     depth_to_space,
@@ -48,6 +48,7 @@ from smalti.tokenizers.base import Stream, Tokenizer, check_ids, check_pixels
 from smalti.tokens import Source, Tokens
 
 FRAMES = 4
+GAIN = 0.1  # of the networks' corrections, so that first steps of training are small
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Path(nn.Module):
         hidden = self.enter(patches - 0.5)
         for block in trunk:
             hidden = block(hidden)
-        return linear + self.correct(torch.relu(hidden)).float()
+        return linear + GAIN * self.correct(unit_norm(hidden)).float()
 
     def synthesise(
         self,
@@ -130,10 +131,10 @@ class Path(nn.Module):
         hidden = self.open(torch.cat([latents, past], 1))
         for block in trunk:
             hidden = block(hidden, stage)
-        hidden = depth_to_space(self.to_quarter(torch.relu(hidden)), self.up)
+        hidden = depth_to_space(self.to_quarter(unit_norm(hidden)), self.up)
         hidden = depth_to_space(self.to_half(self.at_quarter(hidden, stage)), 2)
         hidden = self.at_half(hidden + self.from_linear(space_to_depth(linear - 0.5, 2)), stage)
-        pixels = linear + depth_to_space(self.to_pixels(torch.relu(hidden)), 2).float()
+        pixels = linear + GAIN * depth_to_space(self.to_pixels(unit_norm(hidden)), 2).float()
         return unfold_time(pixels, self.frames)
 
 
@@ -164,6 +165,7 @@ class Mosaic(Tokenizer):
     """
 
     causal = True
+    still: Tensor
 
     def __init__(self, config: MosaicConfig | None = None) -> None:
         super().__init__()
@@ -212,24 +214,29 @@ class Mosaic(Tokenizer):
         return self
 
     @torch.no_grad()
-    def fit_linear(self, groups: Float[Tensor, "b 3 t h w"]) -> None:
-        """Start both linear paths from the principal components of patches of real clips (t = 4)."""
+    def fit_linear(
+        self, pictures: Float[Tensor, "b 3 1 h w"], groups: Float[Tensor, "b 3 t h w"]
+    ) -> None:
+        """Start both linear paths from the principal components of patches of real pictures and clips (t = 4)."""
         dim = self.quantizer.dim
-        patches = space_to_depth(rearrange(groups, "b c t h w -> (b t) c h w"), self.config.patch)
-        patches = rearrange(patches, "(b t) p h w -> (b h w) t p", t=FRAMES)
-        mean = patches.mean((0, 1))
-        centred = patches - mean
-        _, basis = torch.linalg.eigh(torch.cov(centred.flatten(0, 1).T.double()))
+        patches = self._patches(pictures).squeeze(1)
+        mean = patches.mean(0)
+        _, basis = torch.linalg.eigh(torch.cov((patches - mean).T.double()))
         basis = basis.flip(1).T.float()
         self._set_linear(self.picture, mean, basis[:dim])
 
         cosines = cosine_basis(FRAMES)
+        centred = self._patches(groups) - mean
         power = torch.einsum("ft, ntp, kp -> nfk", cosines, centred, basis).square().mean(0)
         best = power.flatten().argsort(descending=True)[:dim]
         frequency, component = best // len(basis), best % len(basis)
         rows = torch.einsum("kt, kp -> ktp", cosines[frequency], basis[component])
         self._set_linear(self.clip, mean.repeat(FRAMES), rows.flatten(1))
         self.still.copy_(torch.where((frequency == 0) & (component < dim), component, -1))
+
+    def _patches(self, frames: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "n t p"]:
+        maps = space_to_depth(rearrange(frames, "b c t h w -> (b t) c h w"), self.config.patch)
+        return rearrange(maps, "(b t) p h w -> (b h w) t p", b=len(frames))
 
     @staticmethod
     def _set_linear(path: Path, mean: Tensor, rows: Tensor) -> None:
@@ -266,13 +273,14 @@ class MosaicEncoder:
     def push(self, pixels: Float[Tensor, "b 3 t h w"]) -> Tokens | None:
         """Tokens of the frames that complete a group."""
         check_pixels(pixels)
+        pixels = pixels.detach().to(self.tokenizer.picture.mean.dtype)
         if self.held is not None:
             if self.held.shape[-2:] != pixels.shape[-2:]:
                 raise MediaError(f"frames change size from {self.held.shape[-2:]} to {pixels.shape[-2:]}")
             pixels = torch.cat([self.held, pixels], 2)
         done = 0
         grids = []
-        with torch.inference_mode():
+        with torch.no_grad():
             while (size := 1 if self.first + done == 0 else FRAMES) <= pixels.shape[2] - done:
                 grids.append(self._ids(pixels[:, :, done : done + size]))
                 done += size
@@ -285,11 +293,11 @@ class MosaicEncoder:
         if held is None or held.shape[2] == 0:
             return None
         pad = FRAMES - held.shape[2]
-        with torch.inference_mode():
+        with torch.no_grad():
             filled = torch.cat([held, held[:, :, -1:].expand(-1, -1, pad, -1, -1)], 2)
             return self._tokens([self._ids(filled)], held.shape[2], pad, held.shape)
 
-    def _ids(self, group: Float[Tensor, "b 3 t h w"]) -> Int[Tensor, "b h w q"]:
+    def _ids(self, group: Float[Tensor, "b 3 t h w"]) -> Int[Tensor, "b hp wp q"]:
         model = self.tokenizer
         patch = model.config.patch
         path = model.picture if group.shape[2] == 1 else model.clip
@@ -307,8 +315,8 @@ class MosaicEncoder:
         batch, height, width = shape[0], shape[3], shape[4]
         patch = self.tokenizer.config.patch
         ids = torch.stack(grids, 1)
-        grid = tuple(ids.shape[1:4])
-        centre = self.first + pad / 2 + torch.arange(grid[0], device=ids.device) * FRAMES
+        grid = (ids.shape[1], ids.shape[2], ids.shape[3])
+        centre = self.first - pad / 2 + torch.arange(grid[0], device=ids.device) * FRAMES
         centre = centre + (FRAMES - 1) / 2 if self.first else (centre - (FRAMES - 1) / 2).clamp(min=0)
         axes = [centre, *(patch * (torch.arange(n, device=ids.device) + 0.5) - 0.5 for n in grid[1:])]
         coords = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(1, -1, 3)
@@ -340,7 +348,9 @@ class MosaicDecoder:
             raise FormatError("mosaic decodes tokens with ids, grid and source; one is missing")
         check_ids(tokens.ids, model.codebook_sizes)
         source = tokens.source
-        index = 0 if source.first == 0 else (source.first - 1) // FRAMES + 1
+        index = -(-source.first // FRAMES)
+        if source.first and (source.first - 1) % FRAMES:
+            raise FormatError(f"tokens start at frame {source.first}, inside a token's {FRAMES} frames")
         if self.next is None and index % model.chunk:
             raise FormatError(
                 f"tokens start at frame {source.first}, inside a chunk: start at its first frame"
@@ -349,7 +359,7 @@ class MosaicDecoder:
             raise FormatError(f"tokens of frame {source.first} do not follow those decoded before")
         stage = model.quantizer.depth_of(tokens.ids.shape[-1]) - 1
         grids = rearrange(tokens.ids, "b (t h w) q -> t b h w q", t=tokens.grid[0], h=tokens.grid[1])
-        with torch.inference_mode():
+        with torch.no_grad():
             frames = [self._frames(ids, index + i, stage) for i, ids in enumerate(grids)]
         self.next = index + len(grids)
         return torch.cat(frames, 2)[:, :, : source.frames, : source.height, : source.width]

@@ -19,12 +19,15 @@ from torch.nn import functional as F
 from smalti.codec.context import (
     FRACTION,
     HIDDEN_LIMIT,
+    ENTER_SHIFT,
     INPUT_LIMIT,
+    LEAVE_SHIFT,
+    MIDDLE_SHIFT,
     KINDS,
     POSITIONS,
     PRECISION,
     SCALES,
-    SHIFT,
+    SIGNED,
     coding_passes,
 )
 from smalti.quantizers.residual_fsq import ResidualFSQ
@@ -59,9 +62,9 @@ def _rounded(x: Tensor) -> Tensor:
     return x + (x.round() - x).detach()
 
 
-def _weights(x: Tensor) -> Tensor:
-    """128ths of at most one, with a straight-through gradient."""
-    return _rounded(x.clamp(-127 / 2**SHIFT, 127 / 2**SHIFT) * 2**SHIFT) / 2**SHIFT
+def _weights(x: Tensor, shift: int) -> Tensor:
+    """Rounded to 8 bits in 2^-shift, with a straight-through gradient."""
+    return _rounded(x.clamp(-127 / 2**shift, 127 / 2**shift) * 2**shift) / 2**shift
 
 
 class ContextNetwork(nn.Module):
@@ -75,8 +78,9 @@ class ContextNetwork(nn.Module):
     def __init__(self, count: int, hidden: int = 64) -> None:
         super().__init__()
         self.count = count
-        self.here = nn.Parameter(torch.randn(hidden, count, 3, 3) * 0.02)
-        self.before = nn.Parameter(torch.randn(hidden, count, 3, 3) * 0.02)
+        inputs = count + min(count, SIGNED)
+        self.here = nn.Parameter(torch.randn(hidden, inputs, 3, 3) * 0.02)
+        self.before = nn.Parameter(torch.randn(hidden, inputs, 3, 3) * 0.02)
         self.passes = nn.Parameter(torch.full((len(coding_passes(count)), hidden), 2.0))
         self.middle = nn.Parameter(torch.randn(hidden, hidden) * 0.1)
         self.middle_bias = nn.Parameter(torch.full((hidden,), 2.0))
@@ -84,38 +88,37 @@ class ContextNetwork(nn.Module):
         self.leave_bias = nn.Parameter(torch.cat([torch.zeros(count), torch.full((count,), 20.0)]))
 
     def forward(
-        self, here: Float[Tensor, "b c h w"], before: Float[Tensor, "b c h w"], number: int
+        self, here: Float[Tensor, "b i h w"], before: Float[Tensor, "b i h w"], number: int
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
         """Centres (positions) and scales (rows of the table) of all open channels."""
-        sums = F.conv2d(
-            torch.cat([here, before], 1), _weights(torch.cat([self.here, self.before], 1)), padding=1
-        )
+        weights = _weights(torch.cat([self.here, self.before], 1), ENTER_SHIFT)
+        sums = F.conv2d(torch.cat([here, before], 1), weights, padding=1)
         hidden = _rounded(sums + self.passes[number, :, None, None]).clamp(0, HIDDEN_LIMIT).movedim(1, -1)
-        hidden = _rounded(hidden @ _weights(self.middle) + self.middle_bias).clamp(0, HIDDEN_LIMIT)
-        out = (hidden @ _weights(self.leave) + self.leave_bias).movedim(-1, 1)
+        hidden = _rounded(hidden @ _weights(self.middle, MIDDLE_SHIFT) + self.middle_bias).clamp(0, HIDDEN_LIMIT)
+        out = (hidden @ _weights(self.leave, LEAVE_SHIFT) + self.leave_bias).movedim(-1, 1)
         centre, scale = out.split(self.count, 1)
         return centre, scale.clamp(0, SCALES - 1)
 
     def integers(self) -> dict[str, np.ndarray]:
         """The arrays of the coder's `StageNetwork`."""
 
-        def weights(x: Tensor) -> np.ndarray:
-            return (_weights(x.detach()) * 2**SHIFT).round().to(torch.int8).numpy()
+        def weights(x: Tensor, shift: int) -> np.ndarray:
+            return (_weights(x.detach(), shift) * 2**shift).round().to(torch.int8).numpy()
 
-        def bias(x: Tensor) -> np.ndarray:
-            return (x.detach() * 2**SHIFT).round().to(torch.int32).numpy()
+        def bias(x: Tensor, shift: int) -> np.ndarray:
+            return (x.detach() * 2**shift).round().to(torch.int32).numpy()
 
         def window(x: Tensor) -> np.ndarray:
-            return weights(x.permute(1, 2, 3, 0).flatten(1))  # [open, 9 · hidden]
+            return weights(x.permute(1, 2, 3, 0).flatten(1), ENTER_SHIFT)  # [inputs, 9 · hidden]
 
         return {
             "here": window(self.here),
             "before": window(self.before),
-            "passes": bias(self.passes),
-            "middle": weights(self.middle),
-            "middle_bias": bias(self.middle_bias),
-            "leave": weights(self.leave),
-            "leave_bias": bias(self.leave_bias),
+            "passes": bias(self.passes, ENTER_SHIFT),
+            "middle": weights(self.middle, MIDDLE_SHIFT),
+            "middle_bias": bias(self.middle_bias, MIDDLE_SHIFT),
+            "leave": weights(self.leave, LEAVE_SHIFT),
+            "leave_bias": bias(self.leave_bias, LEAVE_SHIFT),
         }
 
 
@@ -144,11 +147,12 @@ class ContextObjective(nn.Module):
         bits = torch.stack([self.bits(kind, stage, number, *frames) for number in numbers]).sum() / 2
         return Loss(bits, {f"{kind}@{stage + 1}": bits.detach()})
 
-    def inputs(self, latents: Int[Tensor, "b h w d"], stage: int) -> Float[Tensor, "b c h w"]:
+    def inputs(self, latents: Int[Tensor, "b h w d"], stage: int) -> Float[Tensor, "b i h w"]:
         """Latents in half steps of the finest stage as the network reads them at a stage."""
         count, unit = self.quantizer.config.opened[stage], 2 ** (self.quantizer.depth - 1 - stage)
         latents = latents[..., :count].movedim(-1, 1)
-        return self.compand[(latents.abs() // unit).clamp(max=len(self.compand) - 1)] * latents.sign()
+        magnitude = self.compand[(latents.abs() // unit).clamp(max=len(self.compand) - 1)]
+        return torch.cat([magnitude, magnitude[:, :SIGNED] * latents[:, :SIGNED].sign()], 1)
 
     def bits(
         self,
@@ -164,9 +168,10 @@ class ContextObjective(nn.Module):
         count, unit = quantizer.config.opened[stage], 2 ** (quantizer.depth - 1 - stage)
         passes = coding_passes(count)
         channels, colour = passes[number]
-        rows, columns = torch.meshgrid(*(torch.arange(n) for n in old.shape[1:3]), indexing="ij")
+        axes = (torch.arange(n, device=old.device) for n in old.shape[1:3])
+        rows, columns = torch.meshgrid(*axes, indexing="ij")
         board = ((rows + columns) % 2)[None, :, :, None]
-        decoded = torch.zeros(1, *old.shape[1:3], count, dtype=torch.bool)
+        decoded = torch.zeros(1, *old.shape[1:3], count, dtype=torch.bool, device=old.device)
         for earlier, shade in passes[:number]:
             decoded[..., earlier.start : earlier.stop] |= board == shade
         known = torch.where(decoded, new[..., :count], old[..., :count])
@@ -189,9 +194,9 @@ class ContextObjective(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Bounds of the levels' bins and of what was possible, in half steps from the last bin's middle."""
         quantizer = self.quantizer
-        opens = torch.tensor([quantizer.opens[c] == stage for c in channels])
-        limits = torch.tensor([quantizer.limits[c] for c in channels])
-        far = torch.tensor(float(POSITIONS))
+        opens = torch.tensor([quantizer.opens[c] == stage for c in channels], device=before.device)
+        limits = torch.tensor([quantizer.limits[c] for c in channels], device=before.device)
+        far = before.new_tensor(POSITIONS)
         half = torch.where(before == 0, 4.0, 2.0)
         least, most = torch.where(opens, -far, -half), torch.where(opens, far, half)
         moved = after - before

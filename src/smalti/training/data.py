@@ -74,9 +74,11 @@ class Crops:
         self.pictures: list[np.ndarray] = []
         self.segments: list[np.ndarray] = []
         if config.pictures:
-            self.pictures = list(self._pictures((photos or assemble("photos")).split(split)))
+            self.pictures = list(
+                self._pictures((assemble("photos") if photos is None else photos).split(split))
+            )
         if config.clips:
-            self.segments = list(self._segments((clips or assemble("clips")).split(split)))
+            self.segments = list(self._segments((assemble("clips") if clips is None else clips).split(split)))
         for wanted, pool in ((config.pictures, self.pictures), (config.clips, self.segments)):
             if wanted and not pool:
                 raise ConfigError(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,9 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smalti.errors import ConfigError, IntegrityError, SmaltiError, missing_extra
+from smalti.errors import ConfigError, IntegrityError, SmaltiError, missing_extra, nearest
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+PRECISIONS = ("no", "bf16")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class LoopConfig:
     weight_decay: of AdamW.
     average: decay of the averaged weights, a step.
     clip: largest norm of the gradient.
-    precision: "no" or "bf16", as Accelerate names them.
+    precision: of the networks' products: "no" keeps float32, "bf16" is faster where there is hardware.
     threads: of PyTorch; 0 leaves its choice.
     log_every, save_every: steps.
     seed: of everything.
@@ -53,6 +55,10 @@ class LoopConfig:
     log_every: int = 50
     save_every: int = 500
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"no precision {self.precision!r}: {nearest(self.precision, PRECISIONS)}")
 
     def rate(self, step: int) -> float:
         """The learning rate at a step."""
@@ -107,7 +113,8 @@ def fit(
     if config.threads:
         torch.set_num_threads(config.threads)
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(mixed_precision=config.precision, cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+    objective.to(accelerator.device)
     optimizer = torch.optim.AdamW(
         objective.parameter_groups(),
         config.learning_rate,
@@ -115,14 +122,16 @@ def fit(
         weight_decay=config.weight_decay,
     )
     average = Average(objective, config.average)
-    step, seconds = restore(folder, objective, optimizer, average)
+    step, seconds, sums = restore(folder, objective, optimizer, average)
     model, optimizer = accelerator.prepare(objective, optimizer)
-    began, sums, count = time.monotonic(), {}, {}
+    began = time.monotonic()
     while step < config.steps:
         torch.manual_seed(config.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
             group["lr"] = config.rate(step) * group["factor"]
-        loss = model({k: v.to(accelerator.device) for k, v in batch(step, config.seed).items()})
+        moved = {name: part.to(accelerator.device) for name, part in batch(step, config.seed).items()}
+        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            loss = model(moved)
         if not torch.isfinite(loss.total):
             raise SmaltiError(f"the loss is {loss.total.item()} at step {step}: lower the learning rate")
         accelerator.backward(loss.total)
@@ -132,12 +141,12 @@ def fit(
         average.update(objective, step)
         step += 1
         for name, value in {"loss": loss.total, "gradient": norm, **loss.parts}.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach())
-            count[name] = count.get(name, 0) + 1
+            total, count = sums.get(name, (0.0, 0))
+            sums[name] = (total + float(value.detach()), count + 1)
         spent = seconds + time.monotonic() - began
         if step % config.log_every == 0 or step == config.steps:
-            means = {name: sums[name] / count[name] for name in sums}
-            sums, count = {}, {}
+            means = {name: total / count for name, (total, count) in sums.items()}
+            sums = {}
             if accelerator.is_main_process:
                 line = {"step": step, "seconds": round(spent, 1), "rate": config.rate(step - 1)}
                 with (folder / LOG).open("a") as log:
@@ -146,7 +155,7 @@ def fit(
                     report(step, means)
         stop = time.monotonic() - began > until
         if accelerator.is_main_process and (step % config.save_every == 0 or step == config.steps or stop):
-            state = {"step": step, "seconds": spent, "config": asdict(config)}
+            state = {"step": step, "seconds": spent, "sums": sums, "config": asdict(config)}
             save(folder, state, objective, optimizer, average)
         if stop:
             break
@@ -170,28 +179,35 @@ def save(folder: Path, state: dict[str, Any], objective: nn.Module, optimizer: A
 
 def restore(
     folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, average: Average
-) -> tuple[int, float]:
-    """Step and seconds of the folder's checkpoint, loaded; (0, 0) where there is none.
+) -> tuple[int, float, dict[str, tuple[float, int]]]:
+    """Step, seconds and sums since the last log of the folder's checkpoint, loaded; zeros if there is none.
 
     Lines of the log that are later than the checkpoint are dropped: those steps are taken again.
     """
     path = folder / CHECKPOINT
     if not path.exists():
         (folder / LOG).unlink(missing_ok=True)
-        return 0, 0.0
+        return 0, 0.0, {}
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise IntegrityError(f"{path} cannot be read ({error}): remove it to start again") from error
     try:
         objective.load_state_dict(state["objective"])
         optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError, KeyError) as error:
+        for name, weight in average.weights.items():
+            weight.copy_(state["average"][name])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} belongs to another model: {error}") from error
-    for name, weight in average.weights.items():
-        weight.copy_(state["average"][name])
     log = folder / LOG
     if log.exists():
-        lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= state["step"]]
+        lines = [line for line in log.read_text().splitlines() if _step_of(line) <= state["step"]]
         log.write_text("".join(f"{line}\n" for line in lines))
-    return state["step"], state["seconds"]
+    return state["step"], state["seconds"], state.get("sums", {})
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # a kill cut the line short
+        return math.inf

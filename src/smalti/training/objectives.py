@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,9 +20,9 @@ class NeighbourRate(nn.Module):
     """An estimate of the bits that a context model will need, with a gradient to the latents.
 
     ```
-    z + noise [b d h w] ──► 3×3 without its centre ─┐
-                                                    ├─► relu ─► mean, scale ─► −log2 P(bin of one step)
-    past      [b d h w] ──► 1×1 ────────────────────┘           (Laplace)
+    z ─► shrunk by half a step ─► + noise ─► 3×3 without its centre ─┐
+                                                                     ├─► relu ─► mean, scale of a Laplace
+    past ──────────────────────────────────► 1×1 ────────────────────┘     ─► −log2 P(bin of one step)
     ```
     Uniform noise of one step stands for quantization (Ballé et al., 2017).
     """
@@ -45,7 +45,8 @@ class NeighbourRate(nn.Module):
         self, z: Float[Tensor, "b d h w"], past: Float[Tensor, "b d h w"], step: Float[Tensor, "b 1 1 1"]
     ) -> Float[Tensor, "b d h w"]:
         """Bits of every latent, quantized with its sample's step."""
-        noisy = z + (torch.rand_like(z) - 0.5) * step
+        rounded = F.softshrink(z / step, 0.5) * step  # whose rounding is the quantizer with its wide zero bin
+        noisy = rounded + (torch.rand_like(z) - 0.5) * step
         around = F.conv2d(
             torch.asinh(noisy / step), self.around.weight * self.hole, self.around.bias, padding=1
         )
@@ -105,11 +106,13 @@ class MosaicObjective(nn.Module):
         return [{"params": parameters, "factor": factor} for factor, parameters in factors.items()]
 
     @torch.no_grad()
-    def start_from(self, groups: Float[Tensor, "b 3 t h w"]) -> None:
-        """Fit the linear paths and the spread of latents to groups of four frames of real clips."""
+    def start_from(
+        self, pictures: Float[Tensor, "b 3 1 h w"], groups: Float[Tensor, "b 3 t h w"]
+    ) -> None:
+        """Fit the linear paths and the spread of latents to real pictures and groups of four frames."""
         model = self.tokenizer
-        model.fit_linear(groups)
-        self.picture_rate.start_from(model.picture.analyse(groups[:, :, :1], model.encoder))
+        model.fit_linear(pictures, groups)
+        self.picture_rate.start_from(model.picture.analyse(pictures, model.encoder))
         self.clip_rate.start_from(model.clip.analyse(groups, model.encoder))
 
     def forward(self, batch: dict[str, Tensor]) -> Loss:
@@ -124,17 +127,17 @@ class MosaicObjective(nn.Module):
 
     def _sequence(self, pixels: Float[Tensor, "b 3 t h w"]) -> tuple[Tensor, dict[str, Tensor]]:
         model = self.tokenizer
-        stage = torch.randint(model.quantizer.depth, (len(pixels),))
+        stage = torch.randint(model.quantizer.depth, (len(pixels),)).to(pixels.device)
         later = range(1, pixels.shape[2], FRAMES)
         groups = [pixels[:, :, :1], *(pixels[:, :, t : t + FRAMES] for t in later)]
-        past = torch.zeros(())
+        past = pixels.new_zeros(())
         distortions, structures, bits, errors = [], [], [], []
         for index, group in enumerate(groups):
             path, rate = (model.clip, self.clip_rate) if index else (model.picture, self.picture_rate)
-            remember = (torch.rand(len(pixels), 1, 1, 1) >= self.forget).float()
+            remember = (torch.rand(len(pixels), 1, 1, 1) >= self.forget).to(pixels)
             z, quantized, frames = self._group(path, group, past * remember, stage)
             step = model.quantizer.config.step * torch.exp2(-stage.float())[:, None, None, None]
-            opened = torch.tensor(model.quantizer.opens)[:, None, None] <= stage[:, None, None, None]
+            opened = self._opened(stage)
             known = (past * remember).expand_as(z).detach()
             bits.append((rate(z, known, step) * opened).sum((1, 2, 3)) / group[0, 0].numel())
             error = (frames - group).square().mean((1, 2, 3, 4))
@@ -155,6 +158,10 @@ class MosaicObjective(nn.Module):
         }
         return total.mean(), logged
 
+    def _opened(self, stage: Int[Tensor, "b"]) -> Bool[Tensor, "b d 1 1"]:
+        opens = torch.tensor(self.tokenizer.quantizer.opens, device=stage.device)
+        return opens[:, None, None] <= stage[:, None, None, None]
+
     def _group(
         self, path: Path, group: Float[Tensor, "b 3 t h w"], past: Tensor, stage: Int[Tensor, "b"]
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -163,7 +170,6 @@ class MosaicObjective(nn.Module):
         z = path.analyse(group, model.encoder)
         last = z.movedim(1, -1)
         hard = model.quantizer.hard(last, stage[:, None, None, None]).movedim(-1, 1)
-        opened = torch.tensor(model.quantizer.opens)[:, None, None] <= stage[:, None, None, None]
-        quantized = hard + (z - z.detach()) * opened
+        quantized = hard + (z - z.detach()) * self._opened(stage)
         looked_back = past.expand_as(quantized) if path.frames > 1 else quantized[:, :0]
         return z, quantized, path.synthesise(quantized, looked_back, stage, model.decoder)

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import yaml
 from torch import Tensor
 
 from smalti import registry, weights
-from smalti.errors import ConfigError
+from smalti.errors import ConfigError, nearest
 from smalti.tokenizers.mosaic import FRAMES, Mosaic
 from smalti.training.context import ContextObjective, ContextSamples
 from smalti.training.data import CropConfig, Crops
@@ -52,6 +53,12 @@ class Recipe:
     context_crops: CropConfig = field(default_factory=CropConfig)
     context: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1000))
     output: str = "model.safetensors"
+
+    def __post_init__(self) -> None:
+        _, *known = signature(MosaicObjective).parameters
+        for key in self.objective:
+            if key not in known:
+                raise ConfigError(f"the objective has no option {key!r}: {nearest(key, known)}")
 
 
 def load(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -129,7 +136,10 @@ def clip_groups(crops: Crops, seed: int, count: int = 256) -> Tensor:
     clips = Crops.__new__(Crops)
     clips.pictures, clips.segments = crops.pictures, crops.segments
     clips.config = replace(crops.config, pictures=0, clips=count, frames=FRAMES)
-    return clips.batch(-1 % 2**32, seed)["clips"]
+    if not crops.segments:
+        clips.config = replace(clips.config, pictures=count, clips=0)
+    (groups,) = clips.batch(-1 % 2**32, seed).values()
+    return groups.expand(-1, -1, FRAMES, -1, -1)
 
 
 def train_context(recipe: Recipe, tokenizer: Mosaic, folder: Path) -> None:
@@ -137,7 +147,8 @@ def train_context(recipe: Recipe, tokenizer: Mosaic, folder: Path) -> None:
     torch.manual_seed(recipe.context.seed)
     samples = ContextSamples(tokenizer, Crops(recipe.context_crops))
     objective = ContextObjective(tokenizer.quantizer, tokenizer.config.context)
-    average = fit(objective, samples.batch, recipe.context, folder / "context", report=show)
+    own = folder / f"context-{tokenizer.fingerprint()}"  # of these weights: others have other tokens
+    average = fit(objective, samples.batch, recipe.context, own, report=show)
     objective.load_state_dict(average, strict=False)
     tokenizer.set_context(objective.arrays(tokenizer.still))
 

@@ -10,6 +10,7 @@ The weights that come with the package lie in this folder: `mosaic.safetensors` 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -27,12 +28,39 @@ from smalti.errors import ConfigError, FormatError, nearest
 from smalti.registry import card, systems
 
 HERE = Path(__file__).parent
+FILE = "model.safetensors"  # in a folder or a repository of the hub
 LISTED = 10  # keys that an error message names
+PLAIN = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}  # field's type → types of its values
 
 
 def shipped() -> dict[str, Path]:
     """Name → file of every system whose weights come with the package."""
     return {path.stem: path for path in sorted(HERE.glob("*.safetensors"))}
+
+
+def locate(place: str, options: Mapping[str, Any] | None = None) -> Path:
+    """The file of weights in a folder, or in a repository of the Hugging Face hub.
+
+    Args:
+        place: a folder or a hub id.
+        options: `revision`, `cache_dir`, `force_download`, `local_files_only` and `token`, for the hub.
+
+    Raises:
+        ConfigError: a folder without weights, or no such repository.
+    """
+    if Path(place).is_dir():
+        if not (Path(place) / FILE).is_file():
+            raise ConfigError(f"{place}: the folder holds no {FILE}")
+        return Path(place) / FILE
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    names = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+    chosen = {name: value for name, value in (options or {}).items() if name in names}
+    try:
+        return Path(hf_hub_download(place, FILE, **chosen))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ConfigError(f"{place}: no such file or folder, and not on the hub: {error}") from error
 
 
 def identify(model: Any) -> tuple[str, str]:
@@ -92,6 +120,8 @@ def read(path: str | os.PathLike[str]) -> Any:
         name, config = metadata["name"], json.loads(metadata["config"])
     except (KeyError, ValueError) as error:
         raise FormatError(f"{path}: holds tensors, but no name and configuration of a system") from error
+    if not isinstance(config, dict):
+        raise FormatError(f"{path}: the configuration of {name} is no mapping of fields")
     found = card(name)
     model = found.cls(build(type(next(iter(found.presets.values()))), config))
     expected = model.state_dict()
@@ -113,14 +143,18 @@ def build(cls: type, values: Mapping[str, Any]) -> Any:
     """A configuration from plain values, with its nested configurations and tuples.
 
     Raises:
-        ConfigError: an unknown field.
+        ConfigError: an unknown field, or a value of another type.
     """
     hints = typing.get_type_hints(cls)
     known = {f.name for f in dataclasses.fields(cls)}
     for key in values:
         if key not in known:
             raise ConfigError(f"{cls.__name__} has no field {key!r}: {nearest(key, known)}")
-    return cls(**{key: _shape(hints[key], value) for key, value in values.items()})
+    shaped = {key: _shape(hints[key], value) for key, value in values.items()}
+    for key, value in shaped.items():
+        if hints[key] in PLAIN and type(value) not in PLAIN[hints[key]]:
+            raise ConfigError(f"{cls.__name__}.{key} must be {hints[key].__name__}, not {value!r}")
+    return cls(**shaped)
 
 
 def _shape(hint: Any, value: Any) -> Any:
@@ -128,6 +162,9 @@ def _shape(hint: Any, value: Any) -> Any:
     for choice in choices:
         if dataclasses.is_dataclass(choice) and isinstance(choice, type) and isinstance(value, Mapping):
             return build(choice, value)
+    if hint is float and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)  # YAML takes 1e-4 for a word
     if isinstance(value, list):
         return tuple(_shape(Any, each) for each in value)
     return value

@@ -1,0 +1,104 @@
+"""How much memory `mosaic` takes for clips of any length: it must not grow.
+
+```
+Film ── 16 frames ──► stream().encoder ──► Tokens ──► stream().decoder ──► dropped         stream
+clip.mp4 ── encode_file ──► clip.smt                                                       encode_file
+clip.smt ── decode_file ──► clip.mp4                                                       decode_file
+```
+Every length runs in a fresh process, which notes how far its resident memory rises above what it holds once
+the model is loaded. Linux alone counts this. Usage: `python benchmarks/mosaic_memory.py`
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import common
+import torch
+import tyro
+from common import Film, Target, report, run_python, table
+
+from smalti.files import decode_file, encode_file
+
+LENGTHS = (17, 33, 65, 257, 1025)
+SHORT, LONG, GROWTH = 33, 1025, 1.1
+PUSHED = 16
+WAYS = ("stream", "encode_file", "decode_file")
+
+
+def main(
+    lengths: tuple[int, ...] = LENGTHS,
+    threads: int = 2,
+    child: Annotated[tuple[str, str] | None, tyro.conf.Suppress] = None,
+) -> int:
+    """Measure, show and save.
+
+    Args:
+        lengths: frames of the clips.
+        threads: of every process.
+        child: way and clip of the one measurement that this process makes.
+    """
+    torch.set_num_threads(threads)
+    if child is not None:
+        print(risen(child[0], Path(child[1]), lengths[0]))
+        return 0
+    began = time.monotonic()
+    peaks: dict[str, dict[int, float]] = {way: {} for way in WAYS}
+    with tempfile.TemporaryDirectory(prefix="smalti-") as folder:
+        for length in lengths:
+            clip = Film().write(Path(folder) / f"{length}.mp4", length)
+            for way in WAYS:
+                options = ("--lengths", str(length), "--threads", str(threads), "--child", way, str(clip))
+                peaks[way][length] = float(run_python(__file__, *options))
+    rows = [
+        {"MiB above the loaded model": way, **{f"{n} frames": f"{peak:.0f}" for n, peak in found.items()}}
+        for way, found in peaks.items()
+    ]
+    targets = [
+        Target(f"{way}, peak at {LONG} / peak at {SHORT}", found[LONG] / found[SHORT], GROWTH, at_least=False)
+        for way, found in peaks.items()
+        if {SHORT, LONG} <= set(found)
+    ]
+    return report(
+        "mosaic_memory",
+        [table("mosaic, peak resident memory", rows)],
+        {"weights": common.mosaic()[1], "threads": threads, "mebibytes": peaks},
+        targets,
+        data={"source": "wandering texture", "size": [256, 256], "frames": list(lengths)},
+        began=began,
+    )
+
+
+def risen(way: str, clip: Path, length: int) -> float:
+    """MiB by which this process grows while it works, above what it holds with the model loaded."""
+    model, _ = common.mosaic()
+    film, tokens, again = Film(), clip.with_suffix(".smt"), clip.with_name(f"again-{clip.name}")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    before = resident("VmRSS")
+    if way == "stream":
+        stream = model.stream()
+        for first in range(0, length, PUSHED):
+            part = stream.encoder.push(film.frames(first, min(PUSHED, length - first)))
+            if part is not None:
+                stream.decoder.push(part)
+        if (rest := stream.encoder.flush()) is not None:
+            stream.decoder.push(rest)
+    elif way == "encode_file":
+        encode_file(clip, tokens, model)
+    else:
+        decode_file(tokens, again, model)
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> float:
+    """MiB of resident memory: now (`VmRSS`) or at its peak (`VmHWM`)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main))
