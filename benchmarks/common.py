@@ -83,7 +83,7 @@ def mosaic() -> tuple[Mosaic, str]:
         return model, f"shipped, {model.fingerprint()}"
     torch.manual_seed(SEED)
     model = smalti.create("mosaic").eval()
-    model.fit_linear(Film().frames(0, 4))
+    model.fit_linear(Film().frames(0, 1), Film().frames(0, 4))
     model.set_context(ContextObjective(model.quantizer, model.config.context).arrays(model.still))
     return model, "untrained"
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated
 
 import common
 import torch
 import tyro
-from common import Film, Target, report, run_python, table
+from common import Film, Target, report, table
 
 from smalti.files import decode_file, encode_file
 
@@ -30,30 +30,21 @@ PUSHED = 16
 WAYS = ("stream", "encode_file", "decode_file")
 
 
-def main(
-    lengths: tuple[int, ...] = LENGTHS,
-    threads: int = 2,
-    child: Annotated[tuple[str, str] | None, tyro.conf.Suppress] = None,
-) -> int:
+def main(lengths: tuple[int, ...] = LENGTHS, threads: int = 2) -> int:
     """Measure, show and save.
 
     Args:
         lengths: frames of the clips.
         threads: of every process.
-        child: way and clip of the one measurement that this process makes.
     """
-    torch.set_num_threads(threads)
-    if child is not None:
-        print(risen(child[0], Path(child[1]), lengths[0]))
-        return 0
     began = time.monotonic()
     peaks: dict[str, dict[int, float]] = {way: {} for way in WAYS}
     with tempfile.TemporaryDirectory(prefix="smalti-") as folder:
         for length in lengths:
             clip = Film().write(Path(folder) / f"{length}.mp4", length)
             for way in WAYS:
-                options = ("--lengths", str(length), "--threads", str(threads), "--child", way, str(clip))
-                peaks[way][length] = float(run_python(__file__, *options))
+                with get_context("spawn").Pool(1) as fresh:
+                    peaks[way][length] = fresh.apply(risen, (way, clip, length, threads))
     rows = [
         {"MiB above the loaded model": way, **{f"{n} frames": f"{peak:.0f}" for n, peak in found.items()}}
         for way, found in peaks.items()
@@ -73,8 +64,9 @@ def main(
     )
 
 
-def risen(way: str, clip: Path, length: int) -> float:
+def risen(way: str, clip: Path, length: int, threads: int) -> float:
     """MiB by which this process grows while it works, above what it holds with the model loaded."""
+    torch.set_num_threads(threads)
     model, _ = common.mosaic()
     film, tokens, again = Film(), clip.with_suffix(".smt"), clip.with_name(f"again-{clip.name}")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here

@@ -32,11 +32,12 @@ def trained(seed: int = 0) -> ContextObjective:
     """Random networks: narrow distributions for pictures, wide ones where a clip starts."""
     torch.manual_seed(seed)
     objective = ContextObjective(QUANTIZER, hidden=8)
-    for kind, scale in (("picture", 14.0), ("start", 34.0), ("next", 22.0)):
-        for network in objective.networks[kind]:
-            for weight in (network.here, network.before, network.middle, network.leave):
+    for kind, scale in (("picture", 14.0), ("start", 34.0), ("next", 26.0)):
+        for stage, network in enumerate(objective.networks[kind]):
+            for weight in (network.here, network.before, network.middle):
                 torch.nn.init.normal_(weight, std=0.3)
-            network.leave_bias.data[network.count :] = scale
+            torch.nn.init.normal_(network.leave, std=0.1)
+            network.leave_bias.data[network.count :] = scale + 5 * stage  # half steps halve with every stage
     return objective
 
 

@@ -304,6 +304,56 @@ def test_budget_is_checked_on_the_header(tmp_path) -> None:
         assert sum(len(chunk.times) for chunk in clip.chunks(4)) == 20
 
 
+def test_a_clip_that_begins_inside_a_group_of_pictures(tmp_path) -> None:
+    path = encode(tmp_path / "a.mp4", eight_bits(scene(24, 48, 64)), options={"g": "8", "bf": "0"})
+    clean = media.read(path)
+    with av.open(str(path)) as container:
+        first = next(packet for packet in container.demux(video=0))
+        place, size = first.pos, first.size
+    data = bytearray(path.read_bytes())
+    data[place : place + size] = bytes(size)
+    path.write_bytes(data)
+    with pytest.raises(MediaError) as caught:
+        media.read(path)
+    assert caught.value.promised == 24
+    kept = media.read(path, on_truncated="keep")
+    assert kept.pixels.shape[2] == caught.value.decoded
+    assert torch.equal(kept.pixels[:, :, -16:], clean.pixels[:, :, -16:])
+
+
+def test_the_empty_chunks_of_avi_are_no_frames(tmp_path) -> None:
+    path = encode(
+        tmp_path / "a.avi", eight_bits(numbered(4)), [0, 3, 4, 9], codec="mjpeg", pixel_format="yuvj420p"
+    )
+    whole = media.read(path)
+    assert numbers(whole.pixels) == [0, 1, 2, 3]
+    assert whole.times == pytest.approx([0, 0.12, 0.16, 0.36])
+
+
+def test_a_last_frame_that_lasts_no_time_is_not_missed(tmp_path) -> None:
+    """Some recorders write it so, and FFmpeg then leaves that frame out."""
+    path = encode(tmp_path / "a.mp4", eight_bits(numbered(5)), options={"bf": "0"})
+    data = bytearray(path.read_bytes())
+    place = data.index(b"stts")
+    assert data[place + 4 : place + 12] == bytes(7) + b"\1"
+    step = data[place + 16 : place + 20]
+    table = bytes(7) + b"\2" + (4).to_bytes(4, "big") + step + (1).to_bytes(4, "big") + bytes(4)
+    data[place - 4 : place + 20] = (32).to_bytes(4, "big") + b"stts" + table
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        start = data.index(name) - 4
+        data[start : start + 4] = (int.from_bytes(data[start : start + 4], "big") + 8).to_bytes(4, "big")
+    length = 4 * int.from_bytes(step, "big")
+    start = data.index(b"mdhd") + 20
+    data[start : start + 4] = length.to_bytes(4, "big")
+    for name, offset in ((b"elst", 12), (b"tkhd", 24)):
+        start = data.index(name) + offset
+        data[start : start + 4] = (160).to_bytes(4, "big")
+    path.write_bytes(data)
+    whole = media.read(path)
+    assert numbers(whole.pixels) == [0, 1, 2, 3]
+    assert whole.info.frames == 4
+
+
 def test_contradicting_options(tmp_path) -> None:
     path = encode(tmp_path / "a.mp4", eight_bits(scene(4, 48, 64)))
     for options in (

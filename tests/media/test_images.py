@@ -196,10 +196,8 @@ def huge(kind: str) -> bytes:
 def test_a_huge_header_is_refused_before_anything_is_allocated(tmp_path, kind) -> None:
     path = tmp_path / f"a.{kind}"
     path.write_bytes(huge(kind))
-    with pytest.raises((BudgetError, MediaError)) as caught:
+    with pytest.raises(BudgetError, match="100000x100000"):
         media.read(path)
-    if kind != "webp":  # WebP itself ends at 2^14 pixels a side or 2^32 in all: its library refuses first
-        assert isinstance(caught.value, BudgetError)
 
 
 def test_a_gif_of_a_million_frames_is_refused(tmp_path) -> None:

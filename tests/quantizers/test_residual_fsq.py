@@ -117,7 +117,9 @@ def test_each_sample_is_cut_at_its_own_stage(quantizer: ResidualFSQ) -> None:
     hard = quantizer.hard(z, stage[:, None])
     ids = quantizer.ids(z)
     for s, codes in enumerate(quantizer.stages):
-        torch.testing.assert_close(hard[stage == s], quantizer.lookup(ids[stage == s, :codes]), rtol=1e-6, atol=0)
+        torch.testing.assert_close(
+            hard[stage == s], quantizer.lookup(ids[stage == s, :codes]), rtol=1e-6, atol=0
+        )
 
 
 def test_forward_passes_the_gradient_straight_through(quantizer: ResidualFSQ) -> None:

@@ -237,7 +237,7 @@ def linear() -> Mosaic:
     torch.manual_seed(0)
     fine = ResidualFSQConfig(step=1 / 16, opened=(64, 64, 64), limits=(100, 0, 0), first_limit=300)
     model = Mosaic(tiny_config(quantizer=fine)).eval()
-    model.fit_linear(smooth(24, 4, 32))
+    model.fit_linear(smooth(24, 1, 32), smooth(24, 4, 32))
     return model
 
 

@@ -85,7 +85,12 @@ def test_keys_that_do_not_fit_are_listed(path) -> None:
     save_file(tensors, path, metadata())
     with pytest.raises(ConfigError) as caught:
         weights.read(path)
-    for words in ("missing picture.mean", "unknown stranger", r"clip.mean is (7,), expected (768,)", str(path)):
+    for words in (
+        "missing picture.mean",
+        "unknown stranger",
+        r"clip.mean is (7,), expected (768,)",
+        str(path),
+    ):
         assert words in str(caught.value)
 
 

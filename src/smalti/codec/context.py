@@ -78,8 +78,8 @@ class StageNetwork:
         hidden = np.clip(hidden, 0, HIDDEN_LIMIT)
         count = self.leave.shape[1] // 2
         columns = np.r_[channels.start : channels.stop, channels.start + count : channels.stop + count]
-        out = _rounded(hidden @ self.leave[:, columns] + self.leave_bias[columns], LEAVE_SHIFT).astype(np.int64)
-        centre, scale = np.split(out, 2, axis=1)
+        out = _rounded(hidden @ self.leave[:, columns] + self.leave_bias[columns], LEAVE_SHIFT)
+        centre, scale = np.split(out.astype(np.int64), 2, axis=1)
         return centre, np.clip(scale, 0, SCALES - 1)
 
 
@@ -102,7 +102,7 @@ def convolved(maps: Float32[np.ndarray, "h w c"], weights: np.ndarray) -> Float3
 
 def channel_groups(count: int) -> list[range]:
     """Channels of a stage in the order in which they are coded: few strong ones first."""
-    bounds = (0, max(1, count // 6), max(2, count // 2), count)
+    bounds = (0, max(1, count // 6), min(max(2, count // 2), count), count)
     return [range(a, b) for a, b in pairwise(bounds)]
 
 
@@ -239,7 +239,8 @@ class ContextCoder:
         """Latents as the network reads them: companded half steps of the stage, and some with their sign."""
         magnitude = self.compand[np.minimum(np.abs(latents) // unit, len(self.compand) - 1)]
         some = slice(max(0, SIGNED - channels.start))
-        return np.concatenate([magnitude, magnitude[..., some] * np.sign(latents[..., some])], -1)
+        signed = magnitude[..., some] * np.sign(latents[..., some]).astype(np.float32)
+        return np.concatenate([magnitude, signed], -1)
 
     def _past(self, latents: Int64[np.ndarray, "h w d"], from_picture: bool) -> Int64[np.ndarray, "h w d"]:
         """The frame before in a clip's channels: four equal frames hold twice a picture's latents."""

@@ -147,7 +147,7 @@ class ClipSource:
         if promised is not None and count > promised:
             self._fail(count, "there are more than promised")
         elif last is not None or (promised is not None and count < promised):
-            self._fail(count, "the data ends early")
+            self._fail(count, "the rest is missing or does not decode")
         elif promised is None and self._ends_early(previous):
             self._fail(
                 count, f"the header promises {self.info.duration:.2f} seconds, it ends at {previous:.2f}"
@@ -294,14 +294,27 @@ class ClipSource:
 
 
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Frames in the order they are shown; raises at the first that is damaged."""
+    """Frames in the order they are shown; raises at the first that is damaged.
+
+    What cannot be decoded before the first whole frame is passed over, since a clip that was cut out of
+    another may begin in the middle of a group of pictures; the count of frames tells.
+    """
+    begun, fault = False, None
     for packet in container.demux(stream):
-        if packet.is_corrupt:
-            raise _Damage("a packet is damaged or cut")
-        for frame in packet.decode():
-            if frame.is_corrupt:
-                raise _Damage("a frame is damaged")
-            yield frame
+        try:
+            if packet.is_corrupt:
+                raise _Damage("a packet is damaged or cut")
+            for frame in packet.decode():
+                if frame.is_corrupt:
+                    raise _Damage("a frame is damaged")
+                begun = True
+                yield frame
+        except FAULTS as error:
+            if begun:
+                raise
+            fault = error
+    if fault is not None and not begun:
+        raise fault
 
 
 def _rising(times: list[float]) -> list[float]:

@@ -39,6 +39,8 @@ def video_stream(path: Path, container: av.container.InputContainer) -> av.Video
 
 def promised_frames(stream: av.VideoStream, index: VideoIndex | None) -> int | None:
     """Frames that will be shown: those of the index, without what an edit list hides."""
+    if index is None and stream.container.format.name == "avi":
+        return len(stream.index_entries) or stream.frames or None  # its header counts pauses as frames
     if index is None:
         return stream.frames or None
     if not index.trimmed:

@@ -86,6 +86,7 @@ class ImageSource:
     ) -> None:
         self.fault: MediaError | None = None
         self._path, self._size, self._background = path, size, background
+        _check_webp(path, budget)
         with _faults(path):
             image = Image.open(path, formats=FORMATS)
         with image:
@@ -222,6 +223,15 @@ def _channels_first(pixels: np.ndarray) -> np.ndarray:
 
 def _channels_last(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+
+def _check_webp(path: Path, budget: Budget) -> None:
+    """The size an extended WebP claims; Pillow would hand the whole file to its decoder to learn it."""
+    with path.open("rb") as file:
+        head = file.read(30)
+    if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) == 30:
+        width, height = (1 + int.from_bytes(head[i : i + 3], "little") for i in (24, 27))
+        budget.check_frame(path, height, width)
 
 
 def _bit_depth(image: Image.Image) -> int:

@@ -151,7 +151,7 @@ def _clock(header: bytes) -> tuple[int, int] | None:
 
 
 def _trimmed(path: Path, samples: int, tables: dict[bytes, bytes], movie: tuple[int, int] | None) -> bool:
-    """Whether the edit list shows less than the whole track."""
+    """Whether the edit list hides a part of the track; a last frame that lasts no time falls out too."""
     edits = tables.get(b"elst", b"")
     track = _clock(tables.get(b"mdhd", b""))
     if len(edits) < 8 or not movie or not track or not movie[0] or not track[0] or not track[1]:
@@ -166,7 +166,8 @@ def _trimmed(path: Path, samples: int, tables: dict[bytes, bytes], movie: tuple[
             f"{path}: the index contradicts itself: {shown:.3f} seconds are shown, {stored:.3f} stored",
             promised=samples,
         )
-    return 0 < shown < stored - 0.5 * frame - 1 / movie[0]
+    *_, (_, last_step) = _rows(tables[b"stts"], 2)
+    return 0 < shown < stored - 0.5 * frame - 1 / movie[0] or last_step == 0
 
 
 def _rows(table: bytes, columns: int) -> Iterator[tuple[int, ...]]:

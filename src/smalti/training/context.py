@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.codec.context import (
+    ENTER_SHIFT,
     FRACTION,
     HIDDEN_LIMIT,
-    ENTER_SHIFT,
     INPUT_LIMIT,
+    KINDS,
     LEAVE_SHIFT,
     MIDDLE_SHIFT,
-    KINDS,
     POSITIONS,
     PRECISION,
     SCALES,
@@ -94,7 +94,8 @@ class ContextNetwork(nn.Module):
         weights = _weights(torch.cat([self.here, self.before], 1), ENTER_SHIFT)
         sums = F.conv2d(torch.cat([here, before], 1), weights, padding=1)
         hidden = _rounded(sums + self.passes[number, :, None, None]).clamp(0, HIDDEN_LIMIT).movedim(1, -1)
-        hidden = _rounded(hidden @ _weights(self.middle, MIDDLE_SHIFT) + self.middle_bias).clamp(0, HIDDEN_LIMIT)
+        hidden = _rounded(hidden @ _weights(self.middle, MIDDLE_SHIFT) + self.middle_bias)
+        hidden = hidden.clamp(0, HIDDEN_LIMIT)
         out = (hidden @ _weights(self.leave, LEAVE_SHIFT) + self.leave_bias).movedim(-1, 1)
         centre, scale = out.split(self.count, 1)
         return centre, scale.clamp(0, SCALES - 1)

@@ -15,6 +15,7 @@ import math
 import os
 import pickle
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -189,8 +190,12 @@ def restore(
         (folder / LOG).unlink(missing_ok=True)
         return 0, 0.0, {}
     try:
+        with zipfile.ZipFile(path) as records:  # torch.load checks no sums
+            changed = records.testzip()
+        if changed is not None:
+            raise zipfile.BadZipFile(f"{changed} was changed since it was written")
         state = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise IntegrityError(f"{path} cannot be read ({error}): remove it to start again") from error
     try:
         objective.load_state_dict(state["objective"])
@@ -206,7 +211,7 @@ def restore(
     return state["step"], state["seconds"], state.get("sums", {})
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: str) -> int | float:
     try:
         return json.loads(line)["step"]
     except ValueError:  # a kill cut the line short

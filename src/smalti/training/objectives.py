@@ -106,9 +106,7 @@ class MosaicObjective(nn.Module):
         return [{"params": parameters, "factor": factor} for factor, parameters in factors.items()]
 
     @torch.no_grad()
-    def start_from(
-        self, pictures: Float[Tensor, "b 3 1 h w"], groups: Float[Tensor, "b 3 t h w"]
-    ) -> None:
+    def start_from(self, pictures: Float[Tensor, "b 3 1 h w"], groups: Float[Tensor, "b 3 t h w"]) -> None:
         """Fit the linear paths and the spread of latents to real pictures and groups of four frames."""
         model = self.tokenizer
         model.fit_linear(pictures, groups)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from smalti.errors import ConfigError, nearest
 from smalti.tokenizers.mosaic import FRAMES, Mosaic
 from smalti.training.context import ContextObjective, ContextSamples
 from smalti.training.data import CropConfig, Crops
-from smalti.training.loop import LoopConfig, fit
+from smalti.training.loop import CHECKPOINT, LoopConfig, fit
 from smalti.training.objectives import MosaicObjective
+
+LOOK = 99  # seed of the crops that training starts from
 
 
 @dataclass(frozen=True)
@@ -125,21 +127,19 @@ def train_tokenizer(recipe: Recipe, folder: Path, minutes: float) -> Mosaic:
     tokenizer = registry.create(recipe.tokenizer, recipe.preset)
     objective = MosaicObjective(tokenizer, **recipe.objective)
     crops = Crops(recipe.crops)
-    objective.start_from(clip_groups(crops, recipe.loop.seed))
+    if not (folder / CHECKPOINT).exists():
+        objective.start_from(*first_look(crops))
     average = fit(objective, crops.batch, recipe.loop, folder, report=show, until=60 * minutes)
     objective.load_state_dict(average, strict=False)
     return tokenizer.eval()
 
 
-def clip_groups(crops: Crops, seed: int, count: int = 256) -> Tensor:
-    """Groups of four frames to fit principal components on: clips, or pictures that stand still."""
-    clips = Crops.__new__(Crops)
-    clips.pictures, clips.segments = crops.pictures, crops.segments
-    clips.config = replace(crops.config, pictures=0, clips=count, frames=FRAMES)
-    if not crops.segments:
-        clips.config = replace(clips.config, pictures=count, clips=0)
-    (groups,) = clips.batch(-1 % 2**32, seed).values()
-    return groups.expand(-1, -1, FRAMES, -1, -1)
+def first_look(crops: Crops, batches: int = 20) -> tuple[Tensor, Tensor]:
+    """Pictures [b 3 1 h w] and groups of four frames [b 3 4 h w] to fit principal components on."""
+    seen = [crops.batch(step, seed=LOOK) for step in range(batches)]
+    groups = torch.cat([batch["clips"][:, :, 1 : 1 + FRAMES] for batch in seen])
+    pictures = [batch["pictures"] for batch in seen if "pictures" in batch]
+    return torch.cat(pictures) if pictures else groups[:, :, :1], groups
 
 
 def train_context(recipe: Recipe, tokenizer: Mosaic, folder: Path) -> None:
