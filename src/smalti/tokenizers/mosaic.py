@@ -150,6 +150,7 @@ class Path(nn.Module):
         ),
     },
     tags=("image", "video", "discrete", "causal", "progressive"),
+    status="experimental",
     weights=("default",),
 )
 class Mosaic(Tokenizer):
