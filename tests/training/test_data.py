@@ -73,7 +73,9 @@ def test_crops_are_cut_from_anywhere_and_half_of_them_mirrored(corpora) -> None:
 
 def test_frames_are_cut_from_anywhere_in_a_segment(corpora) -> None:
     crops = Crops(dataclasses.replace(CONFIG, pictures=0, frames=3), *corpora)
-    crops.segments = [np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1).repeat(30, 1).repeat(30, 2).repeat(3, 3)]
+    crops.segments = [
+        np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1).repeat(30, 1).repeat(30, 2).repeat(3, 3)
+    ]
     starts = set()
     for step in range(40):
         times = (crops.batch(step)["clips"][0, 0, :, 0, 0] * 255).round().long().tolist()
@@ -113,7 +115,12 @@ def test_an_empty_corpus_is_refused_and_no_other_fetched(tmp_path, monkeypatch) 
 
 @pytest.mark.parametrize(
     ("size", "side", "wanted"),
-    [((100, 200), 50, (50, 100)), ((200, 100), 50, (100, 50)), ((40, 60), 50, (40, 60)), ((99, 99), 99, (99, 99))],
+    [
+        ((100, 200), 50, (50, 100)),
+        ((200, 100), 50, (100, 50)),
+        ((40, 60), 50, (40, 60)),
+        ((99, 99), 99, (99, 99)),
+    ],
 )
 def test_the_shorter_side_is_scaled_down_and_never_up(size, side: int, wanted) -> None:
     assert scaled(*size, side) == wanted

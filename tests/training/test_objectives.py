@@ -63,7 +63,8 @@ def test_every_weight_learns_from_pictures_and_clips() -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-        assert parameter.grad.any(), name
+        if name != "picture_rate.before.weight":  # nothing comes before a picture
+            assert parameter.grad.any(), name
 
 
 def test_parts_name_the_medium_the_measure_and_the_stage() -> None:
@@ -103,7 +104,9 @@ def test_a_forgotten_past_does_not_matter() -> None:
     def seen_by_second_group(forget: float) -> list[Tensor]:
         model, pasts = objective(forget=forget), []
         synthesise = model.tokenizer.clip.synthesise
-        model.tokenizer.clip.synthesise = lambda z, past, *rest: pasts.append(past) or synthesise(z, past, *rest)
+        model.tokenizer.clip.synthesise = lambda z, past, *rest: (
+            pasts.append(past) or synthesise(z, past, *rest)
+        )
         with torch.no_grad():
             for clip in (pixels, changed):
                 torch.manual_seed(3)
@@ -128,7 +131,9 @@ def test_parameters_are_in_one_group_each_at_their_rate() -> None:
     linear = (model.tokenizer.picture, model.tokenizer.clip)
     slow = {id(p) for path in linear for p in (path.mean, path.analysis, path.synthesis)}
     assert {id(p) for p in groups[0.04]} == slow
-    assert {id(p) for p in groups[4.0]} == {id(p) for r in (model.picture_rate, model.clip_rate) for p in r.parameters()}
+    assert {id(p) for p in groups[4.0]} == {
+        id(p) for r in (model.picture_rate, model.clip_rate) for p in r.parameters()
+    }
 
 
 def test_training_lowers_the_loss() -> None:

@@ -28,6 +28,7 @@ from smalti.quantizers.residual_fsq import ResidualFSQ
 
 PRECISION = 24  # bits of a probability in constriction's range coder
 ENTER_SHIFT, MIDDLE_SHIFT, LEAVE_SHIFT = 9, 8, 7  # weights of the three layers are in 2^-shift
+FOLLOW_SHIFT, FARTHEST = 6, 127  # of the path from the frame before, channel by channel; in half steps
 SIGNED = 12  # channels whose sign the network reads; of the others it reads the magnitude alone
 INPUT_LIMIT, HIDDEN_LIMIT = 31, 63
 FRACTION = 8  # positions of the distribution's table are eighths of half a step
@@ -44,6 +45,8 @@ class StageNetwork:
         passes: [passes, hidden], added to the first layer's sums in each pass.
         middle, middle_bias: [hidden, hidden], [hidden].
         leave, leave_bias: [hidden, 2 · open], [2 · open]; centres, then scales.
+        follow: [2, open]; how far each channel's centre moves to the frame before, and its scale grows with
+            the distance, in 2^-6.
     """
 
     here: np.ndarray
@@ -53,6 +56,7 @@ class StageNetwork:
     middle_bias: np.ndarray
     leave: np.ndarray
     leave_bias: np.ndarray
+    follow: np.ndarray
 
     def __post_init__(self) -> None:
         first = np.abs(np.concatenate([self.here, self.before])).reshape(-1, 9, self.hidden)
@@ -80,7 +84,16 @@ class StageNetwork:
         columns = np.r_[channels.start : channels.stop, channels.start + count : channels.stop + count]
         out = _rounded(hidden @ self.leave[:, columns] + self.leave_bias[columns], LEAVE_SHIFT)
         centre, scale = np.split(out.astype(np.int64), 2, axis=1)
-        return centre, np.clip(scale, 0, SCALES - 1)
+        return centre, scale
+
+    def followed(
+        self, distance: Int64[np.ndarray, "n c"], companded: Int64[np.ndarray, "n c"], channels: range
+    ) -> tuple[Int64[np.ndarray, "n c"], Int64[np.ndarray, "n c"]]:
+        """What the same channel of the frame before, `distance` half steps away, adds to both."""
+        move, grow = self.follow[:, channels.start : channels.stop].astype(np.int64)
+        half = 1 << (FOLLOW_SHIFT - 1)
+        moved = (move * distance * FRACTION + half) >> FOLLOW_SHIFT
+        return moved, (grow * companded + half) >> FOLLOW_SHIFT
 
 
 def _rounded(sums: Float32[np.ndarray, "n c"], shift: int) -> Float32[np.ndarray, "n c"]:
@@ -215,6 +228,7 @@ class ContextCoder:
         for i in range(len(latents)):
             network = self.networks[KINDS[2 if i else kind], stage]
             sums = convolved(self._inputs(latents[i, ..., :count], unit, range(count)), network.here)
+            past = latents[i]
             if i:
                 past = self._past(latents[i - 1], from_picture=i == 1 and kind == 0)
                 sums = sums + convolved(self._inputs(past[..., :count], unit, range(count)), network.before)
@@ -222,6 +236,12 @@ class ContextCoder:
                 place = (*checkerboard(*latents.shape[1:3])[colour], slice(channels.start, channels.stop))
                 before = latents[i][place]
                 centre, scale = network.predict(sums[place[:2]], number, channels)
+                if i:
+                    distance = np.clip((past[place] - before) // unit, -FARTHEST, FARTHEST)
+                    size = self.compand[np.abs(distance)].astype(np.int64)
+                    moved, grown = network.followed(distance, size, channels)
+                    centre, scale = centre + moved, scale + grown
+                scale = np.clip(scale, 0, SCALES - 1)
                 wanted = None if known is None else known[i][place]
                 found = self._exchange(before, centre, scale, stage, channels, exchange, wanted)
                 levels[i][place] = found
@@ -323,6 +343,7 @@ def array_shapes(quantizer: ResidualFSQ, hidden: int) -> dict[str, tuple[tuple[i
                 "middle_bias": ((hidden,), torch.int32),
                 "leave": ((hidden, 2 * count), torch.int8),
                 "leave_bias": ((2 * count,), torch.int32),
+                "follow": ((2, count), torch.int8),
             }
             shapes |= {f"{kind}_{stage}_{name}": shape for name, shape in fields.items()}
     return shapes

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def evaluate(
     torch.manual_seed(seed)
     chosen = dataset(data, max_frames)
     name = name or type(tokenizer).__name__.lower()
-    coder = TokenCoder(tokenizer, format or _token_files(), name, tuple(qualities or ()) or None)
+    coder = TokenCoder(tokenizer, format or _token_files(tokenizer), name, tuple(qualities or ()) or None)
     panel = Judges() if judges else None
     ours = sweep(chosen, [coder], panel, progress)
     anchors, missing = classical(chosen, panel, progress)
@@ -107,7 +108,7 @@ def _describe(tokenizer: Tokenizer, name: str) -> dict[str, Any]:
     }
 
 
-def _token_files() -> TokenFormat:
+def _token_files(tokenizer: Tokenizer) -> TokenFormat:
     from smalti.api import load_tokens, save_tokens
 
-    return TokenFormat(save_tokens, load_tokens)
+    return TokenFormat(save_tokens, partial(load_tokens, tokenizer=tokenizer))

@@ -2,7 +2,8 @@
 
 ```
 file ── moov ─┬─ mvhd                        the movie's clock
-              └─ trak ─┬─ edts ── elst         what part of the track is shown
+              └─ trak ─┬─ tkhd                 how long the track is shown
+                       ├─ edts ── elst         what part of it is shown
                        └─ mdia ─┬─ mdhd        the track's clock and length
                                 └─ minf ── stbl ─┬─ stts   samples by duration
                                                  ├─ ctts   samples by delay
@@ -23,7 +24,20 @@ from typing import BinaryIO, NamedTuple
 from smalti.errors import MediaError
 
 CONTAINERS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts"}
-TABLES = {b"mvhd", b"mdhd", b"hdlr", b"elst", b"stts", b"ctts", b"stsz", b"stz2", b"stsc", b"stco", b"co64"}
+TABLES = {
+    b"mvhd",
+    b"tkhd",
+    b"mdhd",
+    b"hdlr",
+    b"elst",
+    b"stts",
+    b"ctts",
+    b"stsz",
+    b"stz2",
+    b"stsc",
+    b"stco",
+    b"co64",
+}
 LARGEST_TABLE = 2**28
 
 
@@ -158,16 +172,33 @@ def _trimmed(path: Path, samples: int, tables: dict[bytes, bytes], movie: tuple[
         return False
     layout = ">QqI" if edits[0] == 1 else ">IiI"
     rows = edits[8 : 8 + (len(edits) - 8) // struct.calcsize(layout) * struct.calcsize(layout)]
-    shown = sum(length for length, start, _ in struct.iter_unpack(layout, rows) if start >= 0) / movie[0]
-    stored = track[1] / track[0]
-    frame = stored / samples
-    if len(rows) == struct.calcsize(layout) and shown > stored + 1.5 * frame + 1 / movie[0]:
+    lengths = [(length, start) for length, start, _ in struct.iter_unpack(layout, rows)]
+    ticks = sum(length for length, start in lengths if start >= 0)
+    shown, stored = ticks / movie[0], track[1] / track[0]
+    slack = 1.5 * stored / samples + 1 / movie[0]
+    whole = _track_length(tables.get(b"tkhd", b""))
+    totals = (ticks, sum(length for length, _ in lengths))
+    if whole and all(abs(whole - total) > slack * movie[0] for total in totals):
+        raise MediaError(
+            f"{path}: the index contradicts itself: its edit list shows {ticks} ticks, its track {whole}",
+            promised=samples,
+        )
+    if len(lengths) == 1 and shown > stored + slack:
         raise MediaError(
             f"{path}: the index contradicts itself: {shown:.3f} seconds are shown, {stored:.3f} stored",
             promised=samples,
         )
     *_, (_, last_step) = _rows(tables[b"stts"], 2)
-    return 0 < shown < stored - 0.5 * frame - 1 / movie[0] or last_step == 0
+    return 0 < shown < stored - slack / 3 or last_step == 0
+
+
+def _track_length(header: bytes) -> int:
+    """The length in a tkhd box, in ticks of the movie's clock; 0 when unknown."""
+    layout, start = (">Q", 28) if header[:1] == b"\1" else (">I", 20)
+    if len(header) < start + struct.calcsize(layout):
+        return 0
+    length = struct.unpack_from(layout, header, start)[0]
+    return 0 if length == 2 ** (8 * struct.calcsize(layout)) - 1 else length
 
 
 def _rows(table: bytes, columns: int) -> Iterator[tuple[int, ...]]:

@@ -176,7 +176,9 @@ class ResidualFSQ(Quantizer):
             raise FormatError(f"id {int(ids[tuple(where)])} at {where} is outside its codebook")
         return self.half_steps(ids) * (self.finest_step / 2)
 
-    def hard(self, z: Float[Tensor, "*batch d"], stage: Int[Tensor, "*batch 1"]) -> Float[Tensor, "*batch d"]:
+    def hard(
+        self, z: Float[Tensor, "*#batch d"], stage: Int[Tensor, "*#batch 1"]
+    ) -> Float[Tensor, "*#batch d"]:
         """The latent after a stage (counted from 0), each sample at its own, with no gradient."""
         z = z.detach()
         step = self.config.step * torch.exp2(-stage.float())

@@ -215,7 +215,7 @@ class Mosaic(Tokenizer):
         return self
 
     @torch.no_grad()
-    def fit_linear(self, pictures: Float[Tensor, "b 3 1 h w"], groups: Float[Tensor, "b 3 t h w"]) -> None:
+    def fit_linear(self, pictures: Float[Tensor, "p 3 1 h w"], groups: Float[Tensor, "g 3 t h w"]) -> None:
         """Start both linear paths from the principal components of real pictures and clips (t = 4)."""
         dim = self.quantizer.dim
         patches = self._patches(pictures).squeeze(1)

@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 from smalti.codec.context import (
     ENTER_SHIFT,
+    FARTHEST,
+    FOLLOW_SHIFT,
     FRACTION,
     HIDDEN_LIMIT,
     INPUT_LIMIT,
@@ -58,6 +60,9 @@ def compand_table(size: int = POSITIONS) -> np.ndarray:
     return torch.where(magnitude <= 8, magnitude, coarse).clamp(max=INPUT_LIMIT).to(torch.uint8).numpy()
 
 
+FOLLOW_GAIN = 8
+
+
 def _rounded(x: Tensor) -> Tensor:
     return x + (x.round() - x).detach()
 
@@ -86,6 +91,7 @@ class ContextNetwork(nn.Module):
         self.middle_bias = nn.Parameter(torch.full((hidden,), 2.0))
         self.leave = nn.Parameter(torch.randn(hidden, 2 * count) * 0.02)
         self.leave_bias = nn.Parameter(torch.cat([torch.zeros(count), torch.full((count,), 20.0)]))
+        self.follow = nn.Parameter(torch.zeros(2, count))
 
     def forward(
         self, here: Float[Tensor, "b i h w"], before: Float[Tensor, "b i h w"], number: int
@@ -98,7 +104,11 @@ class ContextNetwork(nn.Module):
         hidden = hidden.clamp(0, HIDDEN_LIMIT)
         out = (hidden @ _weights(self.leave, LEAVE_SHIFT) + self.leave_bias).movedim(-1, 1)
         centre, scale = out.split(self.count, 1)
-        return centre, scale.clamp(0, SCALES - 1)
+        return centre, scale
+
+    def followed(self) -> Float[Tensor, "2 c"]:
+        """How centres and scales follow the frame before; parameters are small so that they learn fast."""
+        return _weights(FOLLOW_GAIN * self.follow, FOLLOW_SHIFT)
 
     def integers(self) -> dict[str, np.ndarray]:
         """The arrays of the coder's `StageNetwork`."""
@@ -120,6 +130,7 @@ class ContextNetwork(nn.Module):
             "middle_bias": bias(self.middle_bias, MIDDLE_SHIFT),
             "leave": weights(self.leave, LEAVE_SHIFT),
             "leave_bias": bias(self.leave_bias, LEAVE_SHIFT),
+            "follow": weights(FOLLOW_GAIN * self.follow, FOLLOW_SHIFT),
         }
 
 
@@ -182,7 +193,13 @@ class ContextObjective(nn.Module):
         part = slice(channels.start, channels.stop)
         place = (board == colour)[..., 0].expand(len(old), -1, -1)
         centre, scale = (x[:, part].movedim(1, -1)[place] for x in (centre, scale))
-        before, after = (x[..., part][place].float() / unit for x in (old, new))
+        before, after, ago = (x[..., part][place].float() / unit for x in (old, new, past))
+        if kind == "next":
+            distance = (ago - before).clamp(-FARTHEST, FARTHEST)
+            move, grow = self.networks[kind][stage].followed()[:, part]
+            centre = centre + FRACTION * move * distance
+            scale = scale + grow * self.compand[distance.abs().long()]
+        scale = scale.clamp(0, SCALES - 1)
         low, high, least, most = self._bins(before, after, stage, channels)
         spread = SMALLEST_SCALE * torch.exp2(scale / SCALES_AN_OCTAVE)
         shift = centre / FRACTION

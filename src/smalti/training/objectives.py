@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ class MosaicObjective(nn.Module):
         self,
         tokenizer: Mosaic,
         structure: float = 1.5,
-        stage_weights: tuple[float, ...] = (6.0, 4.0, 2.2, 1.2, 0.6),
+        stage_weights: Sequence[float] = (6.0, 4.0, 2.2, 1.2, 0.6),
         forget: float = 0.15,
         linear_rate: float = 0.04,
     ) -> None:
@@ -106,7 +107,7 @@ class MosaicObjective(nn.Module):
         return [{"params": parameters, "factor": factor} for factor, parameters in factors.items()]
 
     @torch.no_grad()
-    def start_from(self, pictures: Float[Tensor, "b 3 1 h w"], groups: Float[Tensor, "b 3 t h w"]) -> None:
+    def start_from(self, pictures: Float[Tensor, "p 3 1 h w"], groups: Float[Tensor, "g 3 t h w"]) -> None:
         """Fit the linear paths and the spread of latents to real pictures and groups of four frames."""
         model = self.tokenizer
         model.fit_linear(pictures, groups)

@@ -30,7 +30,7 @@ from smalti.registry import card, systems
 HERE = Path(__file__).parent
 FILE = "model.safetensors"  # in a folder or a repository of the hub
 LISTED = 10  # keys that an error message names
-PLAIN = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}  # field's type → types of its values
+PLAIN = (int, float, str, bool)  # types of fields whose values are checked
 
 
 def shipped() -> dict[str, Path]:
@@ -152,7 +152,7 @@ def build(cls: type, values: Mapping[str, Any]) -> Any:
             raise ConfigError(f"{cls.__name__} has no field {key!r}: {nearest(key, known)}")
     shaped = {key: _shape(hints[key], value) for key, value in values.items()}
     for key, value in shaped.items():
-        if hints[key] in PLAIN and type(value) not in PLAIN[hints[key]]:
+        if hints[key] in PLAIN and type(value) is not hints[key]:
             raise ConfigError(f"{cls.__name__}.{key} must be {hints[key].__name__}, not {value!r}")
     return cls(**shaped)
 
@@ -162,7 +162,7 @@ def _shape(hint: Any, value: Any) -> Any:
     for choice in choices:
         if dataclasses.is_dataclass(choice) and isinstance(choice, type) and isinstance(value, Mapping):
             return build(choice, value)
-    if hint is float and isinstance(value, str):
+    if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):
             return float(value)  # YAML takes 1e-4 for a word
     if isinstance(value, list):
