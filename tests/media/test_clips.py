@@ -419,7 +419,7 @@ def test_a_thousand_corruptions(tmp_path) -> None:
     bounds below say how often that may happen."""
     path = written(tmp_path / "a.mp4", scene(12, 48, 64))
     counts = _corruptions(path, path.read_bytes(), range(1000))
-    assert counts["other count"] <= 2
+    assert counts["other count"] <= 3
     assert counts["refused"] > 500
     assert counts["other times"] < 20
 

@@ -107,7 +107,7 @@ def test_no_gradient_is_kept_and_ids_can_be_learned_from() -> None:
 def test_decoding_refuses_ids_outside_the_codebooks() -> None:
     model = Levels()
     tokens = model.encode(pixels())
-    with pytest.raises(FormatError, match="outside 0..1"):
+    with pytest.raises(FormatError, match=r"outside 0\.\.1"):
         model.decode(Tokens(ids=tokens.ids + 2, grid=tokens.grid, source=tokens.source))
 
 

@@ -156,9 +156,10 @@ def test_a_save_that_was_interrupted_leaves_the_checkpoint_before(tmp_path, unbr
         file.write(b"half of it")
         raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(loop.torch, "save", half)
-        fit(line(), batch, CONFIG, tmp_path)
+        with pytest.raises(Killed):
+            fit(line(), batch, CONFIG, tmp_path)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
     model = line(seed=5)
     assert_same(fit(model, batch, CONFIG, tmp_path), model, tmp_path, unbroken)

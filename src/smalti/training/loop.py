@@ -206,8 +206,10 @@ def restore(
         raise ConfigError(f"{path} belongs to another model: {error}") from error
     log = folder / LOG
     if log.exists():
-        lines = [line for line in log.read_text().splitlines() if _step_of(line) <= state["step"]]
-        log.write_text("".join(f"{line}\n" for line in lines))
+        lines = log.read_text().splitlines()
+        taken = [line for line in lines if _step_of(line) <= state["step"]]
+        if taken != lines:
+            log.write_text("".join(f"{line}\n" for line in taken))
     return state["step"], state["seconds"], state.get("sums", {})
 
 
