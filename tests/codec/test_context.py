@@ -37,6 +37,7 @@ def trained(seed: int = 0) -> ContextObjective:
             for weight in (network.here, network.before, network.middle):
                 torch.nn.init.normal_(weight, std=0.3)
             torch.nn.init.normal_(network.leave, std=0.1)
+            torch.nn.init.normal_(network.follow, std=0.03)
             network.leave_bias.data[network.count :] = scale + 5 * stage  # half steps halve with every stage
     return objective
 
@@ -83,14 +84,17 @@ def test_the_first_frame_takes_the_kind_that_needs_fewer_bytes(spread: float, ki
 
 @pytest.mark.parametrize("spread", [0.3, 6.0])
 def test_coded_bytes_are_what_the_float_twin_promises(spread: float) -> None:
-    shape = (3, 16, 15)
+    shape = (3, 22, 21)
     ids = typical(shape, spread)
     streams = CODER.encode(ids, QUANTIZER.stages)
     kind = streams[0][0]
     with torch.no_grad():
-        for stage, stream in enumerate(streams):
-            coded = 8 * len(stream)
-            assert coded == pytest.approx(promised(torch.from_numpy(ids), kind, stage), rel=0.02, abs=48)
+        bits = [promised(torch.from_numpy(ids), kind, stage) for stage in range(len(streams))]
+    assert 8 * sum(map(len, streams)) == pytest.approx(sum(bits), rel=0.02)
+    for stream, wanted in zip(
+        streams, bits, strict=True
+    ):  # a constant stage feels that rows are whole numbers
+        assert 8 * len(stream) == pytest.approx(wanted, rel=0.06, abs=80)
 
 
 def promised(ids: torch.Tensor, kind: int, stage: int) -> float:

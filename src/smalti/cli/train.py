@@ -18,7 +18,7 @@ def command(
 
     Args:
         recipe: a YAML file, such as `recipes/mosaic/default.yaml`.
-        changes: keys of the recipe to change, such as `steps=100` or `optimizer.lr=1e-4`.
+        changes: keys of the recipe to change, such as `loop.steps=100` or `loop.learning_rate=1e-4`.
     """
     import yaml
 
@@ -26,7 +26,7 @@ def command(
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals:
-            raise ConfigError(f"{change!r}: write KEY=VALUE, such as steps=100")
+            raise ConfigError(f"{change!r}: write KEY=VALUE, such as loop.steps=100")
         overrides[key] = yaml.safe_load(value)
 
     from smalti.training.recipe import train

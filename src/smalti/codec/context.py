@@ -107,10 +107,13 @@ def input_rows(channels: range, count: int) -> list[int]:
 
 
 def convolved(maps: Float32[np.ndarray, "h w c"], weights: np.ndarray) -> Float32[np.ndarray, "h w hidden"]:
-    """3×3 convolution with zeros outside: one product, then nine shifted sums."""
-    height, width = maps.shape[:2]
-    product = (np.pad(maps, ((1, 1), (1, 1), (0, 0))) @ weights).reshape(height + 2, width + 2, 9, -1)
-    return sum(product[y : y + height, x : x + width, 3 * y + x] for y in range(3) for x in range(3))  # pyright: ignore[reportReturnType]
+    """3×3 convolution with zeros outside: nine shifted maps side by side, then one product."""
+    height, width, count = maps.shape
+    padded = np.pad(maps, ((1, 1), (1, 1), (0, 0)))
+    shifted = [padded[y : y + height, x : x + width] for y in range(3) for x in range(3)]
+    columns = np.concatenate(shifted, -1).reshape(height * width, 9 * count)
+    rows = weights.reshape(count, 9, -1).swapaxes(0, 1).reshape(9 * count, -1)
+    return (columns @ rows).reshape(height, width, -1)
 
 
 def channel_groups(count: int) -> list[range]:
@@ -144,7 +147,8 @@ class ContextCoder:
 
     def __init__(self, quantizer: ResidualFSQ, arrays: Mapping[str, np.ndarray]) -> None:
         self.quantizer = quantizer
-        self.tails = arrays["tails"].astype(np.int64)
+        tails = arrays["tails"].astype(np.float64)  # whole numbers, which float64 holds and divides exactly
+        self.below = np.concatenate([tails[:, :0:-1], (1 << PRECISION) - tails], 1)
         self.compand = arrays["compand"].astype(np.float32)
         self.still = arrays["still"].astype(np.int64)
         if self.compand.max() > INPUT_LIMIT:
@@ -306,24 +310,23 @@ class ContextCoder:
         limit: int,
     ) -> Float64[np.ndarray, "nc k"]:
         """Frequencies of k levels: whole numbers that sum to 2^24 - k, which constriction keeps exactly."""
+        latents, centre, scale = latents.ravel(), centre.ravel(), scale.ravel()
         if limit:  # the channel opens: bins of two half steps, the middle one of four, no bounds outside
-            edges = 2 * FRACTION * np.r_[-POSITIONS, -limit:0, 1 : limit + 1, POSITIONS]
-            edges = np.broadcast_to(edges, (latents.size, 2 * limit + 2))
+            edges = 2 * FRACTION * np.r_[-POSITIONS, -limit:0, 1 : limit + 1, POSITIONS][:, None]
         else:  # the zero bin splits in three, another in two halves
-            inner = np.where(latents.reshape(-1, 1) == 0, 2, 0)
-            edges = FRACTION * np.concatenate([-2 - inner, -inner, inner, 2 + inner], 1)
-        below = self._below(edges - centre.reshape(-1, 1), scale.reshape(-1, 1))
-        mass = np.maximum(np.diff(below, axis=1), 0)
-        mass[mass.sum(1) == 0] = 1
-        free = (1 << PRECISION) - mass.shape[1]
-        shares = mass * free // mass.sum(1, keepdims=True)
-        shares[np.arange(len(shares)), shares.argmax(1)] += free - shares.sum(1)
-        return shares.astype(np.float64)
+            inner = np.where(latents == 0, 2, 0)
+            edges = FRACTION * np.stack([-2 - inner, -inner, inner, 2 + inner])
+        mass = np.maximum(np.diff(self._below(edges - centre, scale), axis=0), 0)
+        mass[:, mass.sum(0) == 0] = 1
+        free = (1 << PRECISION) - len(mass)
+        shares = np.floor(mass * free / mass.sum(0))  # exact: whole numbers under 2^48
+        shares[shares.argmax(0), np.arange(shares.shape[1])] += free - shares.sum(0)
+        return np.ascontiguousarray(shares.T)
 
-    def _below(self, positions: Int64[np.ndarray, "n k"], scale: Int64[np.ndarray, "n 1"]) -> np.ndarray:
+    def _below(self, positions: Int64[np.ndarray, "k n"], scale: Int64[np.ndarray, "n"]) -> np.ndarray:
         """Mass of the distribution below positions, in 2^-24."""
-        tail = self.tails[scale, np.minimum(np.abs(positions), POSITIONS - 1)]
-        return np.where(positions < 0, tail, (1 << PRECISION) - tail)
+        middle = POSITIONS - 1
+        return self.below.take(scale * (2 * middle + 1) + np.clip(positions, -middle, middle) + middle)
 
 
 def array_shapes(quantizer: ResidualFSQ, hidden: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
