@@ -1,9 +1,10 @@
-"""Files → token files → files, chunk by chunk: memory does not grow with length.
+"""Files → token files → files, a few frames at a time: memory does not grow with length.
 
 ```
-clip ── open_clip.chunks ──► stream().encoder ──► TokenWriter ──► clip.smt     encode_file
-clip.smt ── TokenFile, a chunk at a time ──► stream().decoder ──► ClipWriter   decode_file
+clip ── open_clip.chunks ──► stream().encoder ──► TokenWriter ──► clip.smt                    encode_file
+clip.smt ── TokenFile ── chunk ── 4 grids at a time ──► stream().decoder ──► ClipWriter        decode_file
 ```
+Sound is the exception: it is kept as it is, and whole, in memory.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from smalti.tokens import Source, Tokens
 
 StrPath = str | os.PathLike[str]
 FRAMES = 16  # that are read at once
+GRIDS = 4  # token grids that are decoded at once
 USUAL_RATE = 25.0  # of clips that do not say theirs
 TICK = 1e-3  # seconds: the coarsest clock of common containers
 
@@ -214,11 +216,39 @@ def decoded(
         tokens = file.read(
             chunk.frame, chunk.frame + chunk.frames, unit="frames", quality=quality, coder=coder
         )
-        pixels = decoder.push(tokens) if decoder else tokenizer.decode(tokens)
-        first = max(chunk.frame, wanted.start)
-        last = min(chunk.frame + chunk.frames, wanted.stop)
-        shown = () if times is None else tuple((times[first:last] - begin).tolist())
-        yield media.Chunk(pixels[:, :, first - chunk.frame : last - chunk.frame], shown)
+        for part, first in _parts(tokens, chunk, file.header.temporal) if decoder else [(tokens, chunk.frame)]:
+            pixels = decoder.push(part) if decoder else tokenizer.decode(part)
+            shown = range(max(first, wanted.start), min(first + pixels.shape[2], wanted.stop))
+            if shown:
+                seconds = () if times is None else tuple((times[shown.start : shown.stop] - begin).tolist())
+                yield media.Chunk(pixels[:, :, shown.start - first : shown.stop - first], seconds)
+            if first + pixels.shape[2] >= wanted.stop:
+                return
+
+
+def _parts(
+    tokens: Tokens, chunk: codec.Chunk, temporal: tuple[int, int] | None
+) -> Iterator[tuple[Tokens, int]]:
+    """A chunk's tokens, some grids at a time, each with the file's number of its first frame."""
+    if tokens.grid is None or tokens.source is None or temporal is None:
+        yield tokens, chunk.frame
+        return
+    (grids, height, width), (head, every) = tokens.grid, temporal
+    end = chunk.frame + chunk.frames
+    for start in range(0, grids, GRIDS):
+        stop = min(start + GRIDS, grids)
+        first, last = (
+            min(head + every * (grid - 1), end) if grid else 0 for grid in (chunk.latent + start, chunk.latent + stop)
+        )
+        source = dataclasses.replace(
+            tokens.source,
+            frames=last - first,
+            first=tokens.source.first + first - chunk.frame,
+            times=None,
+            pad=tokens.source.pad if stop == grids else (0, *tokens.source.pad[1:]),
+        )
+        part = tokens[start * height * width : stop * height * width]
+        yield dataclasses.replace(part, grid=(stop - start, height, width), source=source), first
 
 
 def sound_of(path: StrPath) -> bytes | None:

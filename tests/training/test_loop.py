@@ -1,25 +1,33 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from smalti.errors import ConfigError, IntegrityError, SmaltiError
-from smalti.training import loop
-from smalti.training.loop import CHECKPOINT, LOG, Average, LoopConfig, fit
-from smalti.training.loss import Loss
+from smalti.training import checkpoint
+from smalti.training.checkpoint import CHECKPOINT, Average
+from smalti.training.interruption import Interruption
+from smalti.training.journal import CURVES, LOG, SAMPLES
+from smalti.training.loop import LoopConfig, fit
+from smalti.training.objectives import Loss, Objective
 
 CONFIG = LoopConfig(
     steps=11, learning_rate=0.05, warmup=3, cooldown=4, weight_decay=0.1, log_every=3, save_every=4, seed=7
 )
 
 
-class Line(nn.Module):
+class Line(Objective):
     """A line through noisy points, with dropout, so that every step is random."""
 
     def __init__(self, width: int = 3, bad_at: int | None = None) -> None:
@@ -157,7 +165,7 @@ def test_a_save_that_was_interrupted_leaves_the_checkpoint_before(tmp_path, unbr
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.torch, "save", half)
+        patch.setattr(checkpoint.torch, "save", half)
         with pytest.raises(Killed):
             fit(line(), batch, CONFIG, tmp_path)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
@@ -257,8 +265,6 @@ def test_the_gradient_is_clipped(tmp_path) -> None:
     config = dataclasses.replace(CONFIG, steps=1, clip=1e-3)
     seen: list[float] = []
     model = line()
-    for parameter in model.parameters():
-        parameter.register_post_accumulate_grad_hook(lambda p: None)
     step = torch.optim.AdamW.step
 
     def watching(self, *arguments, **options):
@@ -271,3 +277,121 @@ def test_the_gradient_is_clipped(tmp_path) -> None:
         fit(model, batch, config, tmp_path)
     assert seen == pytest.approx([1e-3], rel=1e-2)
     assert log(tmp_path)[0]["gradient"] > 1e-2
+
+
+def test_a_cosine_falls_from_the_end_of_the_warm_up_to_zero() -> None:
+    config = LoopConfig(steps=24, learning_rate=2.0, warmup=4, schedule="cosine")
+    rates = [config.rate(step) for step in range(25)]
+    assert rates[:5] == [0.5, 1.0, 1.5, 2.0, 2.0]
+    assert rates[14] == pytest.approx(1.0)
+    assert rates[9] == pytest.approx(1 + math.cos(math.pi / 4))
+    assert rates[24] == pytest.approx(0)
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[4:]))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"schedule": "cosin"}, "no schedule 'cosin': did you mean 'cosine'"),
+        ({"schedule": "cosine", "cooldown": 3}, "no cooldown"),
+        ({"accumulate": 0}, "accumulate is 0: 1 is the least"),
+        ({"log_every": 0}, "log_every is 0"),
+    ],
+)
+def test_a_loop_that_cannot_run_is_refused(options, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        LoopConfig(**{"steps": 5, **options})
+
+
+class Mean(Objective):
+    """The distance of one weight from the mean of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+
+    def forward(self, batch: dict[str, Tensor]) -> Loss:
+        return Loss((self.weight - batch["x"].mean(0)).square().sum(), {})
+
+    def samples(self, batch: dict[str, Tensor]) -> Tensor:
+        assert not self.training
+        return torch.stack([batch["x"].mean().sigmoid().expand(3, 4, 6), torch.ones(3, 4, 6)])[None]
+
+
+def test_accumulated_batches_are_one_large_batch(tmp_path) -> None:
+    def large(step: int, seed: int) -> dict[str, Tensor]:
+        return {"x": torch.cat([batch(3 * step + part, seed)["x"] for part in range(3)])}
+
+    config = dataclasses.replace(CONFIG, clip=100.0)
+    whole = fit(Mean(), large, config, tmp_path / "whole")
+    parts = fit(Mean(), batch, dataclasses.replace(config, accumulate=3), tmp_path / "parts")
+    torch.testing.assert_close(parts["weight"], whole["weight"], rtol=0, atol=1e-6)
+    assert parts["weight"].any()
+    lines = [log(tmp_path / name) for name in ("whole", "parts")]
+    for entry, other in zip(*lines, strict=True):
+        assert entry["gradient"] == pytest.approx(other["gradient"], abs=2e-5)
+        assert entry["loss"] < other["loss"]  # smaller batches scatter more
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_after_the_step_in_hand_and_the_run_goes_on_from_there(
+    tmp_path, unbroken, number: signal.Signals
+) -> None:
+    def signalled(step: int, seed: int) -> dict[str, Tensor]:
+        if step == 5:
+            os.kill(os.getpid(), number)
+        return batch(step, seed)
+
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt):
+        fit(line(), signalled, CONFIG, tmp_path)
+    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == 6
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+    model = line(seed=4)
+    assert_same(fit(model, batch, CONFIG, tmp_path), model, tmp_path, unbroken)
+
+
+def test_the_second_signal_ends_at_once() -> None:
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.asked
+        assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+
+
+def test_outside_the_main_thread_signals_are_left_alone(tmp_path, unbroken) -> None:
+    model = line()
+    with ThreadPoolExecutor(1) as pool:
+        average = pool.submit(fit, model, batch, CONFIG, tmp_path).result()
+    assert_same(average, model, tmp_path, unbroken)
+
+
+def test_sheets_of_samples_are_drawn(tmp_path) -> None:
+    fit(Mean(), batch, dataclasses.replace(CONFIG, samples_every=4), tmp_path)
+    sheets = sorted((tmp_path / SAMPLES).iterdir())
+    assert [sheet.name for sheet in sheets] == ["000004.png", "000008.png", "000011.png"]
+    with Image.open(sheets[1]) as sheet:
+        assert sheet.size == (12, 4)
+        wanted = round(float(batch(7, CONFIG.seed)["x"].mean().sigmoid()) * 255)
+        assert sheet.getpixel((0, 0)) == pytest.approx((wanted,) * 3, abs=1)
+        assert sheet.getpixel((6, 0)) == (255, 255, 255)
+
+
+def test_an_objective_without_pictures_draws_none(tmp_path) -> None:
+    fit(line(), batch, dataclasses.replace(CONFIG, samples_every=4), tmp_path)
+    assert not (tmp_path / SAMPLES).exists()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_curves_hold_what_the_log_holds(tmp_path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = dataclasses.replace(CONFIG, tensorboard=True)
+    with pytest.raises(Killed):
+        fit(line(), killed_at(7), config, tmp_path)
+    fit(line(), batch, config, tmp_path)
+    curves = EventAccumulator(str(tmp_path / CURVES))
+    curves.Reload()
+    found = [(event.step, event.value) for event in curves.Scalars("loss")]
+    assert [step for step, _ in found] == [entry["step"] for entry in log(tmp_path)]
+    assert [v for _, v in found] == pytest.approx([entry["loss"] for entry in log(tmp_path)], abs=2e-5)

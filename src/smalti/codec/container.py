@@ -1,7 +1,7 @@
 """The file itself: safetensors, with a header that is sealed byte for byte.
 
 ```
-length [8 bytes] │ {"__metadata__":{"seal":"<crc><length>","format":"smalti-tokens 1.0",… },arrays…} │ data
+length [8 bytes] │ {"__metadata__":{"seal":"<crc><length>","format":"…","header":"…"},arrays…} │ data
 ```
 The seal is the CRC-32 of every other byte of length and header, and the length once more; so a changed
 byte anywhere in front of the data is found before anything is believed. Array data carry their own.
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from smalti.codec.atomic import atomic_file
 from smalti.codec.parse import check_version
-from smalti.errors import FormatError, IntegrityError
+from smalti.errors import BudgetError, FormatError, IntegrityError
 
 PREFIX = b'{"__metadata__":{"seal":"'
 MARKER = b"smalti-tokens"
@@ -65,9 +65,16 @@ def write_container(
         metadata: strings of the header.
         arrays: name and bytes of each array, in order.
         data: the arrays' bytes in the same order, in pieces of any size.
+
+    Raises:
+        BudgetError: more arrays than a header may name, or a full disk.
+        ConfigError: a path that cannot be written.
     """
+    front = _sealed(metadata, arrays)
+    if len(front) > 8 + MAX_HEADER:
+        raise BudgetError(f"{path}: a header of {len(front) - 8} bytes; {MAX_HEADER} are allowed")
     with atomic_file(path) as file:
-        file.write(_sealed(metadata, arrays))
+        file.write(front)
         for piece in data:
             file.write(piece)
 

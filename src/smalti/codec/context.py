@@ -15,105 +15,59 @@ instruction set finds the same frequencies.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import constriction
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int, Int64
 
+from smalti.codec.coders import PRECISION, stage_codes
+from smalti.codec.stage_network import (
+    ENTER_SHIFT,
+    FARTHEST,
+    FOLLOW_SHIFT,
+    FRACTION,
+    HIDDEN_LIMIT,
+    INPUT_LIMIT,
+    LEAVE_SHIFT,
+    MIDDLE_SHIFT,
+    StageNetwork,
+    convolved,
+)
 from smalti.errors import ConfigError, FormatError
 from smalti.quantizers.residual_fsq import ResidualFSQ
 
-PRECISION = 24  # bits of a probability in constriction's range coder
-ENTER_SHIFT, MIDDLE_SHIFT, LEAVE_SHIFT = 9, 8, 7  # weights of the three layers are in 2^-shift
-FOLLOW_SHIFT, FARTHEST = 6, 127  # of the path from the frame before, channel by channel; in half steps
+__all__ = [
+    "ENTER_SHIFT",
+    "FARTHEST",
+    "FOLLOW_SHIFT",
+    "FRACTION",
+    "HIDDEN_LIMIT",
+    "INPUT_LIMIT",
+    "KINDS",
+    "LEAVE_SHIFT",
+    "MIDDLE_SHIFT",
+    "POSITIONS",
+    "PRECISION",
+    "SCALES",
+    "SIGNED",
+    "ContextCoder",
+    "StageNetwork",
+    "array_shapes",
+    "channel_groups",
+    "checkerboard",
+    "coding_passes",
+]
+
 SIGNED = 12  # channels whose sign the network reads; of the others it reads the magnitude alone
-INPUT_LIMIT, HIDDEN_LIMIT = 31, 63
-FRACTION = 8  # positions of the distribution's table are eighths of half a step
 POSITIONS, SCALES = 1024, 64
 KINDS = ("picture", "start", "next")  # a picture; a clip's grid with none before it; one with
-
-
-@dataclass(frozen=True)
-class StageNetwork:
-    """Integer weights for one stage and one kind of frame, held as float32.
-
-    Attributes:
-        here, before: [inputs, 9 · hidden], from the frame itself and the frame before it.
-        passes: [passes, hidden], added to the first layer's sums in each pass.
-        middle, middle_bias: [hidden, hidden], [hidden].
-        leave, leave_bias: [hidden, 2 · open], [2 · open]; centres, then scales.
-        follow: [2, open]; how far each channel's centre moves to the frame before, and its scale grows with
-            the distance, in 2^-6.
-    """
-
-    here: np.ndarray
-    before: np.ndarray
-    passes: np.ndarray
-    middle: np.ndarray
-    middle_bias: np.ndarray
-    leave: np.ndarray
-    leave_bias: np.ndarray
-    follow: np.ndarray
-
-    def __post_init__(self) -> None:
-        first = np.abs(np.concatenate([self.here, self.before])).reshape(-1, 9, self.hidden)
-        sums = (
-            first.sum((0, 1)).max() * INPUT_LIMIT + np.abs(self.passes).max(),
-            np.abs(self.middle).sum(0).max() * HIDDEN_LIMIT + np.abs(self.middle_bias).max(),
-            np.abs(self.leave).sum(0).max() * HIDDEN_LIMIT + np.abs(self.leave_bias).max(),
-        )
-        if max(sums) >= 1 << 24:
-            raise ConfigError("weights of the context model are too large for exact sums")
-
-    @property
-    def hidden(self) -> int:
-        """Width of the network."""
-        return len(self.middle)
-
-    def predict(
-        self, sums: Float32[np.ndarray, "n hidden"], number: int, channels: range
-    ) -> tuple[Int64[np.ndarray, "n c"], Int64[np.ndarray, "n c"]]:
-        """Centres (positions) and scales (rows of the table) of some channels in a pass."""
-        hidden = np.clip(_rounded(sums + self.passes[number], ENTER_SHIFT), 0, HIDDEN_LIMIT)
-        hidden = _rounded(hidden @ self.middle + self.middle_bias, MIDDLE_SHIFT)
-        hidden = np.clip(hidden, 0, HIDDEN_LIMIT)
-        count = self.leave.shape[1] // 2
-        columns = np.r_[channels.start : channels.stop, channels.start + count : channels.stop + count]
-        out = _rounded(hidden @ self.leave[:, columns] + self.leave_bias[columns], LEAVE_SHIFT)
-        centre, scale = np.split(out.astype(np.int64), 2, axis=1)
-        return centre, scale
-
-    def followed(
-        self, distance: Int64[np.ndarray, "n c"], companded: Int64[np.ndarray, "n c"], channels: range
-    ) -> tuple[Int64[np.ndarray, "n c"], Int64[np.ndarray, "n c"]]:
-        """What the same channel of the frame before, `distance` half steps away, adds to both."""
-        move, grow = self.follow[:, channels.start : channels.stop].astype(np.int64)
-        half = 1 << (FOLLOW_SHIFT - 1)
-        moved = (move * distance * FRACTION + half) >> FOLLOW_SHIFT
-        return moved, (grow * companded + half) >> FOLLOW_SHIFT
-
-
-def _rounded(sums: Float32[np.ndarray, "n c"], shift: int) -> Float32[np.ndarray, "n c"]:
-    """Sums in 2^-shift to whole numbers: exact, since they are whole and under 2^24."""
-    return np.floor((sums + np.float32(2 ** (shift - 1))) * np.float32(2**-shift))
 
 
 def input_rows(channels: range, count: int) -> list[int]:
     """Rows of the inputs, magnitudes then signed values, that hold some of `count` open channels."""
     return [*channels, *(count + c for c in channels if c < SIGNED)]
-
-
-def convolved(maps: Float32[np.ndarray, "h w c"], weights: np.ndarray) -> Float32[np.ndarray, "h w hidden"]:
-    """3×3 convolution with zeros outside: nine shifted maps side by side, then one product."""
-    height, width, count = maps.shape
-    padded = np.pad(maps, ((1, 1), (1, 1), (0, 0)))
-    shifted = [padded[y : y + height, x : x + width] for y in range(3) for x in range(3)]
-    columns = np.concatenate(shifted, -1).reshape(height * width, 9 * count)
-    rows = weights.reshape(count, 9, -1).swapaxes(0, 1).reshape(9 * count, -1)
-    return (columns @ rows).reshape(height, width, -1)
 
 
 def channel_groups(count: int) -> list[range]:
@@ -170,9 +124,9 @@ class ContextCoder:
 
     def _encode(self, ids: Int64[np.ndarray, "t h w q"], depth: int, kind: int) -> list[bytes]:
         streams, bounds = [], (0, *self.quantizer.stages)
-        latents = np.zeros((*ids.shape[:3], self.quantizer.dim), np.int64)
+        latents = np.zeros((*ids.shape[:3], self.quantizer.dim), np.int32)
         for stage in range(depth):
-            codes = torch.from_numpy(np.ascontiguousarray(ids[..., bounds[stage] : bounds[stage + 1]]))
+            codes = torch.from_numpy(ids[..., bounds[stage] : bounds[stage + 1]].astype(np.int32))
             encoder = constriction.stream.queue.RangeEncoder()
 
             def exchange(rows: np.ndarray, levels: np.ndarray | None, encoder=encoder) -> np.ndarray:
@@ -197,9 +151,9 @@ class ContextCoder:
         if len(streams) != len(stages):
             raise FormatError(f"{len(stages)} stages take as many byte strings, found {len(streams)}")
         kind, bodies = streams[0][0], [streams[0][1:], *streams[1:]]
-        latents = np.zeros((*shape, self.quantizer.dim), np.int64)
-        codes = []
-        for stage in range(len(stages)):
+        latents = np.zeros((*shape, self.quantizer.dim), np.int32)
+        ids = np.empty((*shape, stages[-1]), np.int64)
+        for stage, codes in enumerate(stage_codes(stages)):
             if len(bodies[stage]) % 4:
                 raise FormatError(f"range coder's words take 4 bytes each, found {len(bodies[stage])} bytes")
             words = np.frombuffer(bodies[stage], "<u4").astype(np.uint32)
@@ -214,21 +168,21 @@ class ContextCoder:
             levels = self._stage(latents, stage, kind, exchange)
             if not decoder.maybe_exhausted():
                 raise FormatError("range coder's words go on after the last code")
-            codes.append(self.quantizer.pack(torch.from_numpy(levels), stage).numpy())
-        return np.concatenate(codes, -1)
+            ids[..., codes.start : codes.stop] = self.quantizer.pack(torch.from_numpy(levels), stage).numpy()
+        return ids
 
     def _stage(
         self,
-        latents: Int64[np.ndarray, "t h w d"],
+        latents: Int[np.ndarray, "t h w d"],
         stage: int,
         kind: int,
         exchange: Exchange,
-        known: Int64[np.ndarray, "t h w c"] | None = None,
-    ) -> Int64[np.ndarray, "t h w c"]:
+        known: Int[np.ndarray, "t h w c"] | None = None,
+    ) -> Int[np.ndarray, "t h w c"]:
         """Exchange one stage's levels with a coder, frame by frame, and refine `latents` in place."""
         count = self.quantizer.config.opened[stage]
         unit = 2 ** (self.quantizer.depth - 1 - stage)
-        levels = np.zeros((*latents.shape[:3], count), np.int64)
+        levels = np.zeros((*latents.shape[:3], count), np.int32)
         for i in range(len(latents)):
             network = self.networks[KINDS[2 if i else kind], stage]
             sums = convolved(self._inputs(latents[i, ..., :count], unit, range(count)), network.here)
@@ -258,7 +212,7 @@ class ContextCoder:
         return levels
 
     def _inputs(
-        self, latents: Int64[np.ndarray, "*n c"], unit: int, channels: range
+        self, latents: Int[np.ndarray, "*n c"], unit: int, channels: range
     ) -> Float32[np.ndarray, "*n i"]:
         """Latents as the network reads them: companded half steps of the stage, and some with their sign."""
         magnitude = self.compand[np.minimum(np.abs(latents) // unit, len(self.compand) - 1)]
@@ -266,15 +220,15 @@ class ContextCoder:
         signed = magnitude[..., some] * np.sign(latents[..., some]).astype(np.float32)
         return np.concatenate([magnitude, signed], -1)
 
-    def _past(self, latents: Int64[np.ndarray, "h w d"], from_picture: bool) -> Int64[np.ndarray, "h w d"]:
+    def _past(self, latents: Int[np.ndarray, "h w d"], from_picture: bool) -> Int[np.ndarray, "h w d"]:
         """The frame before in a clip's channels: four equal frames hold twice a picture's latents."""
         if not from_picture:
             return latents
         return np.where(self.still >= 0, 2 * latents[..., np.maximum(self.still, 0)], 0)
 
     def _refined(
-        self, latents: Int64[np.ndarray, "n c"], levels: Int64[np.ndarray, "n c"], stage: int, channels: range
-    ) -> Int64[np.ndarray, "n c"]:
+        self, latents: Int[np.ndarray, "n c"], levels: Int[np.ndarray, "n c"], stage: int, channels: range
+    ) -> Int[np.ndarray, "n c"]:
         unit = 2 ** (self.quantizer.depth - 1 - stage)
         opens_now = np.array(self.quantizer.opens)[channels.start : channels.stop] == stage
         bigger = (2 * np.abs(levels) + 1) * np.sign(levels)
@@ -282,14 +236,14 @@ class ContextCoder:
 
     def _exchange(
         self,
-        latents: Int64[np.ndarray, "n c"],
-        centre: Int64[np.ndarray, "n c"],
-        scale: Int64[np.ndarray, "n c"],
+        latents: Int[np.ndarray, "n c"],
+        centre: Int[np.ndarray, "n c"],
+        scale: Int[np.ndarray, "n c"],
         stage: int,
         channels: range,
         exchange: Exchange,
-        known: Int64[np.ndarray, "n c"] | None,
-    ) -> Int64[np.ndarray, "n c"]:
+        known: Int[np.ndarray, "n c"] | None,
+    ) -> Int[np.ndarray, "n c"]:
         """Levels of one pass: those of channels that open here, then those that are refined."""
         found = np.zeros(latents.shape, np.int64)
         quantizer = self.quantizer
@@ -304,9 +258,9 @@ class ContextCoder:
 
     def _frequencies(
         self,
-        latents: Int64[np.ndarray, "n c"],
-        centre: Int64[np.ndarray, "n c"],
-        scale: Int64[np.ndarray, "n c"],
+        latents: Int[np.ndarray, "n c"],
+        centre: Int[np.ndarray, "n c"],
+        scale: Int[np.ndarray, "n c"],
         limit: int,
     ) -> Float64[np.ndarray, "nc k"]:
         """Frequencies of k levels: whole numbers that sum to 2^24 - k, which constriction keeps exactly."""
@@ -323,7 +277,7 @@ class ContextCoder:
         shares[shares.argmax(0), np.arange(shares.shape[1])] += free - shares.sum(0)
         return np.ascontiguousarray(shares.T)
 
-    def _below(self, positions: Int64[np.ndarray, "k n"], scale: Int64[np.ndarray, "n"]) -> np.ndarray:
+    def _below(self, positions: Int[np.ndarray, "k n"], scale: Int[np.ndarray, "n"]) -> np.ndarray:
         """Mass of the distribution below positions, in 2^-24."""
         middle = POSITIONS - 1
         return self.below.take(scale * (2 * middle + 1) + np.clip(positions, -middle, middle) + middle)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,32 +11,19 @@ from smalti.errors import FormatError
 MAX_WHOLE = 1 << 53
 
 
-def load(metadata: Mapping[str, str], name: str) -> Any:
-    """What a metadata string holds.
-
-    Raises:
-        FormatError: the key is missing, or its text is not JSON.
-    """
-    try:
-        return json.loads(metadata[name])
-    except KeyError:
-        raise FormatError(f"header key {name!r} is missing") from None
-    except (ValueError, TypeError, RecursionError) as error:
-        raise FormatError(f"header key {name!r} is not JSON: {error}") from error
-
-
 class Fields:
-    """The fields of one JSON object, taken with their type and limits checked."""
+    """The fields of one JSON object, taken with their type and limits checked.
 
-    def __init__(self, where: str, values: Any) -> None:
+    Args:
+        where: what the header calls the object.
+        values: the object.
+        defaults: of the fields that may be left out.
+    """
+
+    def __init__(self, where: str, values: Any, defaults: Mapping[str, Any] | None = None) -> None:
         if not isinstance(values, dict):
             raise FormatError(f"header key {where!r} must be an object")
-        self.where, self.values = where, values
-
-    @classmethod
-    def parse(cls, metadata: Mapping[str, str], name: str) -> Fields:
-        """The object in one of the metadata's strings."""
-        return cls(name, load(metadata, name))
+        self.where, self.values = where, {**(defaults or {}), **values}
 
     def __getitem__(self, key: str) -> Any:
         if key not in self.values:
@@ -63,7 +50,19 @@ class Fields:
             raise FormatError(f"header key '{self.where}.{key}' must be a list of {count or ''} numbers")
         return tuple(self._check(key, value, low, high) for value in values)
 
+    def checksums(self, key: str) -> tuple[int, ...]:
+        """CRC-32s, eight lower-case hexadecimal digits each, one after another."""
+        text = self.text(key)
+        if not re.fullmatch("(?:[0-9a-f]{8})*", text):
+            raise FormatError(f"header key '{self.where}.{key}' must hold eight hexadecimal digits a CRC-32")
+        return tuple(int(text[i : i + 8], 16) for i in range(0, len(text), 8))
+
     def _check(self, key: str, value: Any, low: int, high: int) -> int:
         if type(value) is not int or not low <= value <= high:
             raise FormatError(f"header key '{self.where}.{key}' must hold {low} to {high}, not {value!r}")
         return value
+
+
+def checksum_text(*checksums: int) -> str:
+    """CRC-32s as `Fields.checksums` reads them."""
+    return "".join(f"{checksum:08x}" for checksum in checksums)

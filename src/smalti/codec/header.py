@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import prod
 from typing import Any
 
 from smalti.codec.bits import width
+from smalti.codec.fields import checksum_text
 from smalti.codec.latents import DTYPES
+from smalti.codec.sections import pack_sections
 from smalti.errors import ConfigError
 from smalti.tokens import Source
 
 NAME, VERSION = "smalti-tokens", (1, 0)
 MAX_FRAMES = 1 << 24  # six days at 30 frames a second
 MAX_CODEBOOK = 1 << 62
+FREE_CODES = 1 << 16  # that any file may hold, whatever its size
+DENSEST = 1 << 10  # codes a byte beyond them; the blackest clip takes a byte for fewer than a hundred
+DEFAULTS: dict[str, dict[str, Any]] = {  # of fields that the header leaves out
+    "tokenizer": {"codebook_sizes": [], "stages": []},
+    "source": {"frames": 1, "first": 0, "fps": None, "time_base": None, "times": None, "pad": [0, 0, 0]},
+    "tokens": {"grid": True, "precision": None, "dim": None, "temporal": None},
+}
 
 
 @dataclass(frozen=True)
@@ -119,16 +128,27 @@ class Header:
             return sum(width(size) for size in self.stamp.codebook_sizes[: self.stages[-1]])
         return 8 * DTYPES[self.precision].itemsize * (self.dim or 0)
 
+    @property
+    def filler_bytes(self) -> int:
+        """Bytes that the file lacks to hold so many codes; see `missing_bytes`."""
+        codes = prod(self.shape) * self.stages[-1] if self.stages else 0
+        chunks = sum(sum(chunk.sizes) for chunk in self.chunks)
+        return missing_bytes(codes, chunks + sum(size for size, _ in self.arrays.values()))
+
     def metadata(self) -> dict[str, str]:
         """The header as the strings of a safetensors file's metadata."""
+        version = f"{NAME} {self.version[0]}.{self.version[1]}"
+        return {"format": version, "header": pack_sections(self._sections())}
+
+    def _sections(self) -> dict[str, Any]:
         stamp, source = self.stamp, self.source
         sections = {
             "tokenizer": {
                 "name": stamp.name,
                 "preset": stamp.preset,
                 "fingerprint": stamp.fingerprint,
-                "codebook_sizes": stamp.codebook_sizes,
-                "stages": stamp.stages,
+                "codebook_sizes": list(stamp.codebook_sizes),
+                "stages": list(stamp.stages),
             },
             "source": {
                 "height": source.height,
@@ -136,9 +156,9 @@ class Header:
                 "frames": source.frames,
                 "first": source.first,
                 "fps": source.fps,
-                "pad": source.pad,
                 "time_base": self.time_base and [self.time_base.numerator, self.time_base.denominator],
                 "times": self.times,
+                "pad": list(source.pad),
             },
             "tokens": {
                 "shape": self.shape,
@@ -151,29 +171,31 @@ class Header:
             },
             "chunks": [
                 {
-                    "latent": chunk.latent,
                     "latents": chunk.latents,
-                    "frame": chunk.frame,
                     "frames": chunk.frames,
                     "bytes": chunk.sizes,
-                    "crc": chunk.checksums,
+                    "crc": checksum_text(*chunk.checksums),
                 }
                 for chunk in self.chunks
             ],
-            "arrays": {name: {"bytes": size, "crc": crc} for name, (size, crc) in self.arrays.items()},
+            "arrays": array_entries(self.arrays),
             "extra": self.extra,
         }
-        version = f"{NAME} {self.version[0]}.{self.version[1]}"
-        return {"format": version} | {name: to_json(section) for name, section in sections.items()}
+        for name, defaults in DEFAULTS.items():
+            told = {k: v for k, v in sections[name].items() if k not in defaults or v != defaults[k]}
+            sections[name] = told
+        return {name: section for name, section in sections.items() if section}
 
 
-def to_json(section: Any) -> str:
-    """One section of the metadata, without spaces.
+def array_entries(arrays: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, Any]]:
+    """What the header says of the arrays that are not chunks, from their bytes and CRC-32."""
+    return {name: {"bytes": size, "crc": checksum_text(crc)} for name, (size, crc) in arrays.items()}
 
-    Raises:
-        ConfigError: what JSON cannot hold.
+
+def missing_bytes(codes: int, held: int) -> int:
+    """Bytes that arrays of `held` bytes lack to hold so many codes.
+
+    A constant plane costs next to nothing, so without a bound a file of a few bytes could claim hours of
+    decoding. Files of pictures and clips never come near it; where one would, `filler` makes up for it.
     """
-    try:
-        return json.dumps(section, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"the token file's header cannot hold {section!r}: {error}") from error
+    return max(0, -(-(codes - FREE_CODES) // DENSEST) - held)

@@ -8,9 +8,10 @@ from fractions import Fraction
 from math import prod
 from typing import Any
 
-from smalti.codec.fields import MAX_WHOLE, Fields, load
-from smalti.codec.header import MAX_CODEBOOK, MAX_FRAMES, NAME, VERSION, Chunk, Header, Stamp
+from smalti.codec.fields import MAX_WHOLE, Fields
+from smalti.codec.header import DEFAULTS, MAX_CODEBOOK, MAX_FRAMES, NAME, VERSION, Chunk, Header, Stamp
 from smalti.codec.latents import DTYPES
+from smalti.codec.sections import unpack_sections
 from smalti.codec.ticks import times_bytes
 from smalti.errors import BudgetError, ConfigError, FormatError, UnsupportedError
 from smalti.tokens import Source
@@ -48,8 +49,12 @@ def parse(metadata: Mapping[str, str]) -> Header:
         BudgetError: more frames than a file may hold.
     """
     version = check_version(metadata)
+    sections = {"arrays": {}, "extra": {}, **unpack_sections(metadata)}
+    for name in (*DEFAULTS, "chunks"):
+        if name not in sections:
+            raise FormatError(f"header key {name!r} is missing")
     tokenizer, source_fields, tokens = (
-        Fields.parse(metadata, name) for name in ("tokenizer", "source", "tokens")
+        Fields(name, sections[name], defaults) for name, defaults in DEFAULTS.items()
     )
     try:
         stamp = Stamp(
@@ -77,13 +82,12 @@ def parse(metadata: Mapping[str, str]) -> Header:
         temporal=_two(tokens.wholes("temporal", 1, MAX_FRAMES, count=2)) if tokens["temporal"] else None,
         time_base=Fraction(*time_base) if time_base else None,
         times=times,
-        chunks=tuple(_chunk(Fields(f"chunks[{i}]", c)) for i, c in enumerate(_list(metadata, "chunks"))),
+        chunks=_chunks(sections["chunks"]),
         arrays={
-            name: (entry.whole("bytes"), entry.whole("crc"))
-            for name, value in Fields.parse(metadata, "arrays").values.items()
-            for entry in [Fields(f"arrays.{name}", value)]
+            name: _array(Fields(f"arrays.{name}", value))
+            for name, value in Fields("arrays", sections["arrays"]).values.items()
         },
-        extra=Fields.parse(metadata, "extra").values,
+        extra=Fields("extra", sections["extra"]).values,
     )
     _check_agreement(header)
     return header
@@ -122,27 +126,35 @@ def _times(value: Any) -> dict[str, Any] | None:
     }
 
 
-def _chunk(fields: Fields) -> Chunk:
-    return Chunk(
-        latent=fields.whole("latent"),
-        latents=fields.whole("latents", 1),
-        frame=fields.whole("frame"),
-        frames=fields.whole("frames"),
-        sizes=fields.wholes("bytes"),
-        checksums=fields.wholes("crc", 0, 0xFFFFFFFF),
-    )
+def _chunks(entries: Any) -> tuple[Chunk, ...]:
+    """The index: each chunk begins where the one before ended."""
+    if not isinstance(entries, list):
+        raise FormatError("header key 'chunks' must be a list")
+    chunks: list[Chunk] = []
+    latent = frame = 0
+    for index, entry in enumerate(entries):
+        fields = Fields(f"chunks[{index}]", entry)
+        latents, frames = fields.whole("latents", 1), fields.whole("frames")
+        sizes, checksums = fields.wholes("bytes"), fields.checksums("crc")
+        chunks.append(Chunk(latent, latents, frame, frames, sizes, checksums))
+        latent, frame = latent + latents, frame + frames
+    return tuple(chunks)
+
+
+def _array(fields: Fields) -> tuple[int, int]:
+    size, checksums = fields.whole("bytes"), fields.checksums("crc")
+    if len(checksums) != 1:
+        raise FormatError(f"header key '{fields.where}.crc' must hold one CRC-32")
+    return size, checksums[0]
 
 
 def _check_agreement(header: Header) -> None:
     """The index covers every latent and source frame once, and the arrays are as large as they must be."""
-    latent = frame = 0
     for index, chunk in enumerate(header.chunks):
-        if (chunk.latent, chunk.frame) != (latent, frame):
-            raise FormatError(f"chunk {index} starts at latent {chunk.latent} and frame {chunk.frame}, "
-                              f"expected {latent} and {frame}")  # fmt: skip
         if not len(chunk.sizes) == len(chunk.checksums) == header.quality:
             raise FormatError(f"chunk {index} must list bytes and crc of {header.quality} stages")
-        latent, frame = latent + chunk.latents, frame + chunk.frames
+    latent = sum(chunk.latents for chunk in header.chunks)
+    frame = sum(chunk.frames for chunk in header.chunks)
     if (latent, frame) != (header.shape[0], header.source.frames):
         raise FormatError(
             f"the chunks hold {latent} latent frames and {frame} source frames, "
@@ -161,13 +173,11 @@ def _check_agreement(header: Header) -> None:
         found = header.arrays.get(name, (0, 0))[0]
         if found != size and (name == "times" or name in header.arrays):
             raise FormatError(f"array {name!r} must take {size} bytes, the header claims {found}")
-
-
-def _list(metadata: Mapping[str, str], name: str) -> list[Any]:
-    value = load(metadata, name)
-    if not isinstance(value, list):
-        raise FormatError(f"header key {name!r} must be a list")
-    return value
+    if header.filler_bytes:
+        raise FormatError(
+            f"{prod(header.shape) * header.stages[-1]} codes in a file this small cannot be honest: "
+            f"{header.filler_bytes} bytes are missing"
+        )
 
 
 def _two(numbers: tuple[int, ...]) -> tuple[int, int]:

@@ -239,7 +239,7 @@ class TokenFile:
     def streams(self, index: int, quality: int) -> list[bytes]:
         """The byte strings of a chunk's first stages, verified."""
         chunk = self.header.chunks[index]
-        data = memoryview(self._bytes(f"chunk.{index:06d}", sum(chunk.sizes[:quality])))
+        data = memoryview(self._bytes(str(index), sum(chunk.sizes[:quality])))
         streams = []
         for stage, (size, checksum) in enumerate(zip(chunk.sizes[:quality], chunk.checksums, strict=False)):
             stream, data = bytes(data[:size]), data[size:]
@@ -287,7 +287,7 @@ class TokenFile:
 
 def _check_arrays(header: Header, front: Front) -> None:
     """The arrays in the file are those that the header speaks of, with their sizes."""
-    expected = {f"chunk.{i:06d}": sum(chunk.sizes) for i, chunk in enumerate(header.chunks)}
+    expected = {str(i): sum(chunk.sizes) for i, chunk in enumerate(header.chunks)}
     expected |= {name: size for name, (size, _) in header.arrays.items()}
     if dict(front.arrays) != expected:
         wrong = sorted(set(expected.items()) ^ set(front.arrays.items()))[0][0]

@@ -25,8 +25,9 @@ from torch import Tensor
 
 from smalti.codec.coders import EntropyCoder, Tables, check_codes
 from smalti.codec.container import write_container
-from smalti.codec.header import MAX_FRAMES, VERSION, Chunk, Header, Stamp, to_json
+from smalti.codec.header import MAX_FRAMES, VERSION, Chunk, Header, Stamp
 from smalti.codec.latents import Latents, precision_of
+from smalti.codec.sections import to_json
 from smalti.codec.ticks import write_times
 from smalti.errors import BudgetError, ConfigError
 from smalti.tokens import Source, Tokens
@@ -145,7 +146,7 @@ class TokenWriter:
             )
         self._code_chunks(at_least=1)
         header = self._header(self._kind, self._source)
-        sizes = [(f"chunk.{i:06d}", sum(chunk.sizes)) for i, chunk in enumerate(self._chunks)]
+        sizes = [(str(i), sum(chunk.sizes)) for i, chunk in enumerate(self._chunks)]
         sizes += [(name, len(data)) for name, data in self._arrays.items()]
         write_container(self._path, header.metadata(), sizes, self._data())
 
@@ -218,7 +219,7 @@ class TokenWriter:
             if chunk is self._chunks[-1]:
                 stop = self._frames
             chunks.append(dataclasses.replace(chunk, frame=start, frames=stop - start))
-        return Header(
+        header = Header(
             version=VERSION,
             stamp=self._stamp,
             source=dataclasses.replace(source, frames=self._frames, times=None),
@@ -234,6 +235,12 @@ class TokenWriter:
             chunks=tuple(chunks),
             arrays={name: (len(data), zlib.crc32(data)) for name, data in self._arrays.items()},
             extra=self._extra,
+        )
+        if not header.filler_bytes:
+            return header
+        filler = self._arrays["filler"] = bytes(header.filler_bytes)
+        return dataclasses.replace(
+            header, arrays={**header.arrays, "filler": (len(filler), zlib.crc32(filler))}
         )
 
     def _data(self) -> Iterator[bytes]:

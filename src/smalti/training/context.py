@@ -8,8 +8,6 @@ latents of crops, in half steps ──► inputs ──► ContextNetwork (weigh
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -33,9 +31,8 @@ from smalti.codec.context import (
     coding_passes,
 )
 from smalti.quantizers.residual_fsq import ResidualFSQ
-from smalti.tokenizers.mosaic import FRAMES, Mosaic
-from smalti.training.data import Crops
-from smalti.training.loss import Loss
+from smalti.tokenizers.mosaic import Mosaic
+from smalti.training.objectives.base import Loss, Objective
 
 SMALLEST_SCALE, SCALES_AN_OCTAVE = 1 / 16, 5  # of the distributions, in half steps
 
@@ -134,7 +131,7 @@ class ContextNetwork(nn.Module):
         }
 
 
-class ContextObjective(nn.Module):
+class ContextObjective(Objective):
     """Bits of a stage's levels in every kind of frame; `networks[kind][stage]`."""
 
     def __init__(self, quantizer: ResidualFSQ, hidden: int = 64) -> None:
@@ -146,10 +143,6 @@ class ContextObjective(nn.Module):
         )
         self.register_buffer("compand", torch.from_numpy(compand_table()).float(), persistent=False)
         self.register_buffer("scales", scale_table().float(), persistent=False)
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """All learn at one rate."""
-        return [{"params": list(self.parameters()), "factor": 1.0}]
 
     def forward(self, batch: dict[str, Tensor]) -> Loss:
         """Bits a token of one stage in one kind of frame, see `ContextSamples.batch`."""
@@ -239,57 +232,6 @@ class ContextObjective(nn.Module):
                 arrays |= {f"{kind}_{stage}_{name}": array for name, array in network.integers().items()}
         return arrays
 
-
-class ContextSamples:
-    """Latents of random crops, as a frozen tokenizer gives them.
-
-    Args:
-        tokenizer: whose latents.
-        crops: of the pixels; their sides must be multiples of the patch.
-        batches: how many of them to encode, once.
-    """
-
-    def __init__(self, tokenizer: Mosaic, crops: Crops, batches: int = 40) -> None:
-        self.tokenizer = tokenizer
-        self.size = max(crops.config.pictures, crops.config.clips)
-        found: dict[str, list[Tensor]] = {"pictures": [], "clips": []}
-        for step in range(batches):
-            for name, pixels in crops.batch(step, seed=1).items():
-                tokens = tokenizer.encode(pixels)
-                assert tokens.ids is not None
-                assert tokens.grid is not None
-                found[name].append(tokens.ids.int().unflatten(1, tokens.grid))
-        self.pictures, self.clips = (torch.cat(parts) if parts else None for parts in found.values())
-
-    def batch(self, step: int, seed: int = 0) -> dict[str, Tensor]:
-        """One kind and stage after the other; latents `old`, `new` and `past` [b h w d] in half steps."""
-        random = np.random.default_rng((seed, step))
-        quantizer = self.tokenizer.quantizer
-        kind, stage = step % len(KINDS), step // len(KINDS) % quantizer.depth
-        source = self.pictures if kind == 0 and self.pictures is not None else self.clips
-        assert source is not None
-        chosen = torch.from_numpy(random.integers(len(source), size=self.size))
-        grids = source.shape[1]
-        index = 0 if kind == 0 else int(random.integers(1, grids))
-        sequences = source[chosen].long()
-        old, new = self._latents(sequences[:, index], stage - 1), self._latents(sequences[:, index], stage)
-        past = torch.zeros_like(new)
-        if KINDS[kind] == "next":
-            past = self._latents(sequences[:, index - 1], stage)
-            if index == 1:
-                still = self.tokenizer.still
-                doubled = FRAMES // 2 * past[..., still.clamp(min=0)]
-                past = torch.where(still >= 0, doubled, 0)
-        return {
-            "kind": torch.tensor(kind),
-            "stage": torch.tensor(stage),
-            "old": old,
-            "new": new,
-            "past": past,
-        }
-
-    def _latents(self, ids: Int[Tensor, "b h w q"], stage: int) -> Int[Tensor, "b h w d"]:
-        quantizer = self.tokenizer.quantizer
-        if stage < 0:
-            return ids.new_zeros((*ids.shape[:3], quantizer.dim))
-        return quantizer.half_steps(ids[..., : quantizer.stages[stage]])
+    def finish(self, system: Mosaic) -> None:
+        """Hand the arrays over to the tokenizer."""
+        system.set_context(self.arrays(system.still))

@@ -1,9 +1,10 @@
-"""Recipes: what was trained, as YAML, and `train`, which runs one to its end or resumes it.
+"""Recipes: what is trained and how, as YAML, and `train`, which runs one to its end or resumes it.
 
 ```
-recipe.yaml + overrides ──► Recipe ──► tokenizer, objective, crops ──► fit ──► context model ──► weights
+recipe.yaml + overrides ──► Recipe ──► system ──► stage: objective, data, loop ──► … ──► weights
 ```
-Unknown keys are refused with the nearest name. A recipe's `expected` says what to hope for.
+Every stage starts from the averaged weights of the one before. Unknown keys are refused with the nearest
+name.
 """
 
 from __future__ import annotations
@@ -11,56 +12,71 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from inspect import signature
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from torch import Tensor
 
-from smalti import registry, weights
+from smalti import weights
 from smalti.errors import ConfigError, nearest
-from smalti.tokenizers.mosaic import FRAMES, Mosaic
-from smalti.training.context import ContextObjective, ContextSamples
-from smalti.training.data import CropConfig, Crops
-from smalti.training.loop import CHECKPOINT, LoopConfig, fit
-from smalti.training.objectives import MosaicObjective
+from smalti.training.loop import LoopConfig
+from smalti.training.objectives import objective
+from smalti.training.parts import Choice
+from smalti.training.sources import source
 
-LOOK = 99  # seed of the crops that training starts from
+ONLY = "training"  # name of the one stage of a recipe that writes its keys beside the others
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Attributes:
+    objective, data: by their registered names, with options.
+    loop: how long and how fast.
+    """
+
+    objective: Choice
+    data: Choice
+    loop: LoopConfig
+
+    def __post_init__(self) -> None:
+        objective.options(self.objective)
+        source.options(self.data)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Attributes:
     name: of the training; its folder under `runs`.
-    tokenizer, preset: what to train.
+    system: what to train.
+    room: the system's room, where its name stands in several.
+    preset: of the system; its default when not given.
+    changes: fields of the preset's configuration to change.
+    start_from: weights to go on from: a shipped name, a file, a folder or a hub id; random when not given.
     expected: the result to hope for, in words.
-    crops: the data.
-    objective: options of the objective.
-    loop: of the tokenizer's training.
-    context_crops, context: data and loop of the context model, trained on the finished tokenizer.
+    stages: name → stage, run one after the other.
     output: file of the weights.
+    dtype: of the weights in that file.
     """
 
     name: str
-    tokenizer: str = "mosaic"
-    preset: str = "default"
+    system: str
+    room: str | None = None
+    preset: str | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
+    start_from: str | None = None
     expected: str = ""
-    crops: CropConfig = field(default_factory=CropConfig)
-    objective: dict[str, Any] = field(default_factory=dict)
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1000))
-    context_crops: CropConfig = field(default_factory=CropConfig)
-    context: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1000))
+    stages: dict[str, Stage] = field(default_factory=dict)
     output: str = "model.safetensors"
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        _, *known = signature(MosaicObjective).parameters
-        for key in self.objective:
-            if key not in known:
-                raise ConfigError(f"the objective has no option {key!r}: {nearest(key, known)}")
+        if not self.stages:
+            raise ConfigError(f"recipe {self.name}: no stage: give objective, data and loop, or stages")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"no dtype {self.dtype!r}: {nearest(self.dtype, DTYPES)}")
 
 
 def load(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -84,78 +100,35 @@ def load(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = Non
                 raise ConfigError(f"{key}: {parent} holds no keys in {path}")
         place[last] = value
     try:
-        return weights.build(Recipe, values)
+        stages = _stages(values)
+        return weights.build(Recipe, {**values, "stages": stages})
     except TypeError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def train(
-    path: str | os.PathLike[str],
-    overrides: Mapping[str, Any] | None = None,
-    runs: Path = Path("runs"),
-    minutes: float = float("inf"),
-) -> Path:
-    """Train by a recipe, or go on where a run of it stopped, and write the weights.
+def _stages(values: dict[str, Any]) -> dict[str, Stage]:
+    """The stages, taken out of a recipe's values; keys of a lone stage may stand beside the recipe's own."""
+    alone = {f.name: values.pop(f.name) for f in fields(Stage) if f.name in values}
+    named = values.pop("stages", {})
+    if alone and named:
+        raise ConfigError(f"{', '.join(alone)} beside stages: put them into the stage that they belong to")
+    if alone:
+        named = {ONLY: alone}
+    if not isinstance(named, dict):
+        raise ConfigError("stages: a mapping of names to stages was expected")
+    return {str(name): _stage(str(name), stage) for name, stage in named.items()}
 
-    Args:
-        path: of the recipe.
-        overrides: dotted keys to change.
-        runs: holds a folder for every recipe's checkpoint and log.
-        minutes: after which the tokenizer's training stops to be resumed by another call; weights are
-            written all the same.
 
-    Returns:
-        The file of the weights.
+def _stage(name: str, values: Any) -> Stage:
+    if not isinstance(values, dict):
+        raise ConfigError(f"stage {name}: a mapping with objective, data and loop was expected")
+    for each in fields(Stage):
+        if not isinstance(values.get(each.name), dict):
+            raise ConfigError(f"stage {name}: {each.name} must be a mapping, not {values.get(each.name)!r}")
+    return weights.build(Stage, values)
 
-    Raises:
-        ConfigError: a recipe that does not fit.
-    """
-    recipe = load(path, overrides)
-    folder = runs / recipe.name
+
+def record(recipe: Recipe, folder: Path) -> None:
+    """Write the recipe as it is run into its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
-    tokenizer = train_tokenizer(recipe, folder, minutes)
-    train_context(recipe, tokenizer, folder)
-    output = folder / recipe.output
-    weights.write(tokenizer.half_precision(), output, torch.float16)
-    return output
-
-
-def train_tokenizer(recipe: Recipe, folder: Path, minutes: float) -> Mosaic:
-    """The recipe's tokenizer with averaged weights, as far as `minutes` allow."""
-    torch.manual_seed(recipe.loop.seed)
-    tokenizer = registry.create(recipe.tokenizer, recipe.preset)
-    objective = MosaicObjective(tokenizer, **recipe.objective)
-    crops = Crops(recipe.crops)
-    if not (folder / CHECKPOINT).exists():
-        objective.start_from(*first_look(crops))
-    average = fit(objective, crops.batch, recipe.loop, folder, report=show, until=60 * minutes)
-    objective.load_state_dict(average, strict=False)
-    return tokenizer.eval()
-
-
-def first_look(crops: Crops, batches: int = 20) -> tuple[Tensor, Tensor]:
-    """Pictures [b 3 1 h w] and groups of four frames [b 3 4 h w] to fit principal components on."""
-    seen = [crops.batch(step, seed=LOOK) for step in range(batches)]
-    groups = torch.cat([batch["clips"][:, :, 1 : 1 + FRAMES] for batch in seen])
-    pictures = [batch["pictures"] for batch in seen if "pictures" in batch]
-    return torch.cat(pictures) if pictures else groups[:, :, :1], groups
-
-
-def train_context(recipe: Recipe, tokenizer: Mosaic, folder: Path) -> None:
-    """Train the tokenizer's context model on its own tokens of the recipe's crops."""
-    torch.manual_seed(recipe.context.seed)
-    samples = ContextSamples(tokenizer, Crops(recipe.context_crops))
-    objective = ContextObjective(tokenizer.quantizer, tokenizer.config.context)
-    own = folder / f"context-{tokenizer.fingerprint()}"  # of these weights: others have other tokens
-    average = fit(objective, samples.batch, recipe.context, own, report=show)
-    objective.load_state_dict(average, strict=False)
-    tokenizer.set_context(objective.arrays(tokenizer.still))
-
-
-def show(step: int, means: dict[str, float]) -> None:
-    """Print a line of the log to the terminal."""
-    from rich import print as say
-
-    parts = "  ".join(f"{name} {np.round(value, 3)}" for name, value in sorted(means.items()))
-    say(f"[bold]{step}[/bold]  {parts}")

@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from smalti.errors import ConfigError
 from smalti.quantizers.residual_fsq import ResidualFSQConfig
-from smalti.training.objectives import MosaicObjective, NeighbourRate
+from smalti.training.objectives import MosaicObjective, MosaicOptions, NeighbourRate
+from smalti.training.objectives.mosaic import first_look
 from tests.tokenizers.tiny import tiny_mosaic
 
 
 def objective(**options) -> MosaicObjective:
-    return MosaicObjective(tiny_mosaic(), stage_weights=(3.0, 2.0, 1.0), **options)
+    return MosaicObjective(tiny_mosaic(), MosaicOptions(stage_weights=(3.0, 2.0, 1.0), **options))
 
 
 def clips(frames: int = 9, batch: int = 4) -> Tensor:
@@ -21,6 +23,18 @@ def clips(frames: int = 9, batch: int = 4) -> Tensor:
 
 
 BATCH = {"pictures": clips(1), "clips": clips(9)}
+
+
+class Made:
+    """Batches of chosen media."""
+
+    def __init__(self, *media: str) -> None:
+        self.media = media or tuple(BATCH)
+
+    def batch(self, step: int, seed: int = 0) -> dict[str, Tensor]:
+        torch.manual_seed(1000 * seed + step)
+        made = {"pictures": clips(1), "clips": clips(9)}
+        return {name: made[name] for name in self.media}
 
 
 def test_the_rate_of_laplacian_latents_is_their_entropy() -> None:
@@ -85,7 +99,7 @@ def test_the_frames_of_training_are_the_frames_of_decoding() -> None:
     torch.nn.init.normal_(tokenizer.picture.to_pixels.weight, std=0.005)
     torch.nn.init.normal_(tokenizer.clip.to_pixels.weight, std=0.005)
     tokenizer.fit_linear(clips(1, 16), clips(9, 16)[:, :, 1:5])
-    model = MosaicObjective(tokenizer, stage_weights=(1.0,), forget=0.0)
+    model = MosaicObjective(tokenizer, MosaicOptions(stage_weights=(1.0,), forget=0.0))
     pixels = clips(9)
     with torch.no_grad():
         logged = model({"clips": pixels}).parts["clips/psnr@1"]
@@ -139,7 +153,7 @@ def test_parameters_are_in_one_group_each_at_their_rate() -> None:
 def test_training_lowers_the_loss() -> None:
     model = objective()
     torch.manual_seed(0)
-    model.start_from(clips(1, 16), clips(9, 16)[:, :, 1:5])
+    model.start(Made())
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     losses = []
     for step in range(40):
@@ -155,3 +169,45 @@ def test_training_lowers_the_loss() -> None:
 @pytest.mark.parametrize("medium", ["pictures", "clips"])
 def test_one_medium_alone_is_enough(medium: str) -> None:
     assert objective()({medium: BATCH[medium]}).total.isfinite()
+
+
+def test_principal_components_are_fitted_to_pictures_or_to_what_stands_for_them() -> None:
+    pictures, groups = first_look(Made(), batches=3)
+    assert pictures.shape == (12, 3, 1, 32, 32)
+    assert groups.shape == (12, 3, 4, 32, 32)
+    seen = [Made().batch(step, 99) for step in range(3)]
+    assert torch.equal(groups[4:8], seen[1]["clips"][:, :, 1:5])
+    pictures, groups = first_look(Made("clips"), batches=3)
+    assert torch.equal(pictures, groups[:, :, :1])
+    pictures, groups = first_look(Made("pictures"), batches=3)
+    assert torch.equal(groups, pictures.repeat(1, 1, 4, 1, 1))
+
+
+def test_given_weights_are_kept_and_only_the_rates_start_anew() -> None:
+    model = objective()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.start(Made(), fresh=False)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"picture_rate.spread", "clip_rate.spread"}
+    model.start(Made(), fresh=True)
+    assert not torch.equal(model.tokenizer.picture.analysis, before["tokenizer.picture.analysis"])
+
+
+def test_samples_are_originals_beside_what_decodes() -> None:
+    model = objective().eval()
+    rows = model.samples(BATCH)
+    assert rows.shape == (8, 2, 3, 32, 32)
+    for part, name in ((slice(0, 4), "pictures"), (slice(4, 8), "clips")):
+        decoded = model.tokenizer.decode(model.tokenizer.encode(BATCH[name]))
+        assert torch.equal(rows[part, 0], BATCH[name][:, :, -1])
+        torch.testing.assert_close(rows[part, 1], decoded[:, :, -1])
+
+
+def test_every_stage_needs_its_weight() -> None:
+    with pytest.raises(ConfigError, match="2 weights for 3 stages"):
+        MosaicObjective(tiny_mosaic(), MosaicOptions(stage_weights=(1.0, 2.0)))
+
+
+def test_checkpoints_hold_the_tokenizer_and_the_two_rates() -> None:
+    names = {name.split(".")[0] for name in objective().state_dict()}
+    assert names == {"tokenizer", "picture_rate", "clip_rate"}

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from smalti.errors import ConfigError
-from smalti.training import data
 from smalti.training.corpora import Corpus
-from smalti.training.data import CropConfig, Crops, scaled
+from smalti.training.sources import crops as module
+from smalti.training.sources.crops import CropConfig, Crops, scaled
 from tests.training import made
 
 CONFIG = CropConfig(
@@ -108,7 +108,7 @@ def test_media_smaller_than_the_crop_are_refused(corpora, changes) -> None:
 
 
 def test_an_empty_corpus_is_refused_and_no_other_fetched(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(data, "assemble", lambda name: pytest.fail("fetched a corpus"))
+    monkeypatch.setattr(module, "assemble", lambda name: pytest.fail("fetched a corpus"))
     with pytest.raises(ConfigError, match="no picture or clip"):
         Crops(CONFIG, Corpus(tmp_path), Corpus(tmp_path))
 

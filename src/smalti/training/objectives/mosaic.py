@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,10 +11,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smalti.errors import ConfigError
 from smalti.nn.conv import zero_init
 from smalti.nn.similarity import multiscale_similarity
 from smalti.tokenizers.mosaic import FRAMES, Mosaic, Path
-from smalti.training.loss import Loss
+from smalti.training.objectives.base import Loss, Objective, objective
+from smalti.training.sources.base import Source
+
+LOOK = 99  # seed of the batches that training starts from
+SHOWN = 4  # pictures, and clips, of a sheet of samples
 
 
 class NeighbourRate(nn.Module):
@@ -63,7 +68,23 @@ def _laplace_cdf(x: Tensor) -> Tensor:
     return torch.where(x > 0, 1 - tail, tail)
 
 
-class MosaicObjective(nn.Module):
+@dataclass(frozen=True)
+class MosaicOptions:
+    """Attributes:
+    structure: weight of 1 − MS-SSIM.
+    stage_weights: weight of every stage; low rates have small totals and need large ones.
+    forget: share of clip samples that do not look back on the grid before.
+    linear_rate: learning rate of the linear paths, as a factor of the others'.
+    """
+
+    structure: float = 1.5
+    stage_weights: tuple[float, ...] = (6.0, 4.0, 2.2, 1.2, 0.6)
+    forget: float = 0.15
+    linear_rate: float = 0.04
+
+
+@objective("mosaic", MosaicOptions)
+class MosaicObjective(Objective):
     """Rate and distortion of `mosaic` at a stage drawn for every sample (nested dropout).
 
     ```
@@ -76,43 +97,50 @@ class MosaicObjective(nn.Module):
 
     Args:
         tokenizer: the model to train.
-        structure: weight of 1 − MS-SSIM.
-        stage_weights: weight of every stage; low rates have small totals and need large ones.
-        forget: share of clip samples that do not look back on the grid before.
-        linear_rate: learning rate of the linear paths, as a factor of the others'.
+        options: weights and rates.
+
+    Raises:
+        ConfigError: as many weights of stages as the tokenizer has stages are needed.
     """
 
-    def __init__(
-        self,
-        tokenizer: Mosaic,
-        structure: float = 1.5,
-        stage_weights: Sequence[float] = (6.0, 4.0, 2.2, 1.2, 0.6),
-        forget: float = 0.15,
-        linear_rate: float = 0.04,
-    ) -> None:
+    def __init__(self, tokenizer: Mosaic, options: MosaicOptions | None = None) -> None:
         super().__init__()
         self.tokenizer = tokenizer
-        self.structure, self.forget, self.linear_rate = structure, forget, linear_rate
+        self.options = options = options or MosaicOptions()
+        if len(options.stage_weights) != tokenizer.quantizer.depth:
+            raise ConfigError(
+                f"stage_weights: {len(options.stage_weights)} weights for {tokenizer.quantizer.depth} stages"
+            )
         self.picture_rate = NeighbourRate(tokenizer.quantizer.dim)
         self.clip_rate = NeighbourRate(tokenizer.quantizer.dim)
-        self.register_buffer("stage_weights", torch.tensor(stage_weights), persistent=False)
+        self.register_buffer("stage_weights", torch.tensor(options.stage_weights), persistent=False)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Linear paths start from principal components and learn slowly, estimates of the rate fast."""
         slow = ("analysis", "synthesis", "mean")
-        factors: dict[float, list[nn.Parameter]] = {1.0: [], self.linear_rate: [], 4.0: []}
+        factors: dict[float, list[nn.Parameter]] = {1.0: [], self.options.linear_rate: [], 4.0: []}
         for name, parameter in self.named_parameters():
-            rate = self.linear_rate if name.endswith(slow) else 4.0 if "_rate." in name else 1.0
+            rate = self.options.linear_rate if name.endswith(slow) else 4.0 if "_rate." in name else 1.0
             factors[rate].append(parameter)
         return [{"params": parameters, "factor": factor} for factor, parameters in factors.items()]
 
     @torch.no_grad()
-    def start_from(self, pictures: Float[Tensor, "p 3 1 h w"], groups: Float[Tensor, "g 3 t h w"]) -> None:
-        """Fit the linear paths and the spread of latents to real pictures and groups of four frames."""
+    def start(self, data: Source, fresh: bool = True) -> None:
+        """Fit the linear paths of fresh weights, and the spread of latents, to real pictures and clips."""
         model = self.tokenizer
-        model.fit_linear(pictures, groups)
+        pictures, groups = first_look(data)
+        if fresh:
+            model.fit_linear(pictures, groups)
         self.picture_rate.start_from(model.picture.analyse(pictures, model.encoder))
         self.clip_rate.start_from(model.clip.analyse(groups, model.encoder))
+
+    def samples(self, batch: dict[str, Tensor]) -> Float[Tensor, "n 2 3 h w"]:
+        """Original and reconstruction at the highest quality; of clips, the last frame."""
+        rows = []
+        for pixels in (medium[:SHOWN] for medium in batch.values()):
+            decoded = self.tokenizer.decode(self.tokenizer.encode(pixels))
+            rows.append(torch.stack([pixels[:, :, -1], decoded[:, :, -1]], 1))
+        return torch.cat(rows)
 
     def forward(self, batch: dict[str, Tensor]) -> Loss:
         """Batch: `pictures [b 3 1 h w]` and `clips [b 3 4k+1 h w]`, either or both, in [0, 1]."""
@@ -133,7 +161,7 @@ class MosaicObjective(nn.Module):
         distortions, structures, bits, errors = [], [], [], []
         for index, group in enumerate(groups):
             path, rate = (model.clip, self.clip_rate) if index else (model.picture, self.picture_rate)
-            remember = (torch.rand(len(pixels), 1, 1, 1) >= self.forget).to(pixels)
+            remember = (torch.rand(len(pixels), 1, 1, 1) >= self.options.forget).to(pixels)
             z, quantized, frames = self._group(path, group, past * remember, stage)
             step = model.quantizer.config.step * torch.exp2(-stage.float())[:, None, None, None]
             opened = self._opened(stage)
@@ -148,7 +176,7 @@ class MosaicObjective(nn.Module):
         distortion, structure, rate, error = (
             torch.stack(x).mean(0) for x in (distortions, structures, bits, errors)
         )
-        total = self.stage_weights[stage] * (distortion + rate + self.structure * structure)
+        total = self.stage_weights[stage] * (distortion + rate + self.options.structure * structure)
         measured = {"bits": rate, "structure": structure, "psnr": -10 * error.log10()}
         logged = {
             f"{key}@{k + 1}": value.detach()[stage == k].mean()
@@ -172,3 +200,15 @@ class MosaicObjective(nn.Module):
         quantized = hard + (z - z.detach()) * self._opened(stage)
         looked_back = past.expand_as(quantized) if path.frames > 1 else quantized[:, :0]
         return z, quantized, path.synthesise(quantized, looked_back, stage, model.decoder)
+
+
+def first_look(data: Source, batches: int = 20) -> tuple[Tensor, Tensor]:
+    """Pictures [b 3 1 h w] and groups of four frames [b 3 4 h w] to fit principal components on.
+
+    Without pictures, frames of clips stand for them; without clips, pictures that stand still.
+    """
+    seen = [data.batch(step, seed=LOOK) for step in range(batches)]
+    pictures = [batch["pictures"] for batch in seen if "pictures" in batch]
+    groups = [batch["clips"][:, :, 1 : 1 + FRAMES] for batch in seen if "clips" in batch]
+    stills = torch.cat(pictures or [group[:, :, :1] for group in groups])
+    return stills, torch.cat(groups) if groups else stills.expand(-1, -1, FRAMES, -1, -1)

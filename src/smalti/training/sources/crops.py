@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from smalti.errors import ConfigError
 from smalti.media import open_clip, read
 from smalti.media.progress import track
 from smalti.training.corpora import Corpus, assemble
+from smalti.training.sources.base import source
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,12 @@ class Crops:
         if random.random() < 0.5:
             cut = cut[:, :, ::-1]
         return torch.from_numpy(np.ascontiguousarray(cut)).permute(3, 0, 1, 2).float() / 255
+
+
+@source("crops", CropConfig)
+def crops(_system: nn.Module, config: CropConfig) -> Crops:
+    """Crops of the corpora that `smalti data` assembles."""
+    return Crops(config)
 
 
 def _bytes(pixels: Float[Tensor, "1 3 t h w"]) -> UInt8[np.ndarray, "t h w 3"]:

@@ -1,0 +1,217 @@
+"""Grouping tokens: bipartite matching, k-means, DPC-kNN, k-medoids, spectral clustering, farthest points.
+
+```
+tokens [b n d] ──► centres [b k] (positions of tokens) and group [b n] (0 … k-1)
+```
+Ties go to the smallest index. Distances are made in chunks of rows, so no more than `CHUNK` numbers of a distance
+matrix exist at a time where the method allows; k-medoids and spectral clustering need the whole matrix.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+CHUNK = 2**22
+
+
+def chunked(rows: int, columns: int) -> list[slice]:
+    """Slices of rows whose products with all columns hold at most `CHUNK` numbers."""
+    step = max(1, CHUNK // max(columns, 1))
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def squared_distances(a: Float[Tensor, "b n d"], b: Float[Tensor, "b m d"]) -> Float[Tensor, "b n m"]:
+    """Squared Euclidean distances by one matrix product; never negative."""
+    squares = a.square().sum(-1)[..., None] + b.square().sum(-1)[:, None]
+    return torch.baddbmm(squares, a, b.mT, alpha=-2).clamp_(min=0)
+
+
+def nearest(
+    tokens: Float[Tensor, "b n d"], centres: Float[Tensor, "b k d"], *, cosine: bool = False
+) -> Int[Tensor, "b n"]:
+    """The nearest centre of every token, by Euclidean distance or by cosine."""
+    if cosine:
+        tokens, centres = F.normalize(tokens, dim=-1), F.normalize(centres, dim=-1)
+    offset = torch.zeros_like(centres[..., 0]) if cosine else centres.square().sum(-1) / 2
+    parts = [
+        torch.baddbmm(offset[:, None], tokens[:, rows], centres.mT, beta=-1).argmax(-1)
+        for rows in chunked(tokens.shape[1], centres.shape[1] * len(tokens))
+    ]
+    return torch.cat(parts, 1)
+
+
+def take(x: Float[Tensor, "b n d"], index: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+    """Some tokens of every sample."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def means(
+    tokens: Float[Tensor, "b n d"], group: Int[Tensor, "b n"], count: int, weight: Float[Tensor, "b n"]
+) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"]]:
+    """Weighted mean of every group (zeros without members) and its weight."""
+    total = torch.zeros(len(tokens), count, device=tokens.device).scatter_add(1, group, weight)
+    where = group[..., None].expand_as(tokens)
+    sums = tokens.new_zeros(len(tokens), count, tokens.shape[-1])
+    sums = sums.scatter_add(1, where, tokens * weight[..., None].to(tokens.dtype))
+    return sums / torch.where(total == 0, 1, total)[..., None].to(tokens.dtype), total
+
+
+def best_pairs(
+    a: Float[Tensor, "b n d"], b: Float[Tensor, "b m d"]
+) -> tuple[Float[Tensor, "b n"], Int[Tensor, "b n"]]:
+    """Of every row of `a` the highest inner product with a row of `b`, and which."""
+    if len(a) * a.shape[1] * b.shape[1] <= CHUNK:
+        score, index = (a @ b.mT).max(-1)
+        return score, index
+    parts = [(a[:, rows] @ b.mT).max(-1) for rows in chunked(a.shape[1], b.shape[1] * len(a))]
+    return torch.cat([p.values for p in parts], 1), torch.cat([p.indices for p in parts], 1)
+
+
+def farthest_points(points: Float[Tensor, "b n d"], count: int) -> Int[Tensor, "b k"]:
+    """Positions chosen one after the other, each farthest from those before; the first has the largest norm.
+
+    This is the KKZ start of k-means and k-medoids (Katsavounidis, Kuo & Zhang, 1994).
+    """
+    batch = torch.arange(len(points), device=points.device)
+    chosen = [points.square().sum(-1).argmax(-1)]
+    distance = torch.full(points.shape[:2], torch.inf, device=points.device)
+    for _ in range(count - 1):
+        last = points[batch, chosen[-1]][:, None]
+        distance = torch.minimum(distance, (points - last).square().sum(-1))
+        distance[batch, chosen[-1]] = -1  # never again, also among equal tokens
+        chosen.append(distance.argmax(-1))
+    return torch.stack(chosen, 1)
+
+
+def k_means(
+    tokens: Float[Tensor, "b n d"],
+    start: Int[Tensor, "b k"],
+    weight: Float[Tensor, "b n"] | None = None,
+    *,
+    iterations: int = 10,
+    cosine: bool = False,
+) -> Int[Tensor, "b n"]:
+    """Groups by Lloyd's iterations from the tokens at `start`. Every group keeps at least that token.
+
+    Args:
+        tokens: to be grouped.
+        start: positions of the first centres, all different.
+        weight: of every token in the means.
+        iterations: at most; stops earlier when nothing moves.
+        cosine: compare directions instead of distances.
+    """
+    tokens = tokens.float()
+    weight = torch.ones(tokens.shape[:2], device=tokens.device) if weight is None else weight
+    count = start.shape[1]
+    own = torch.arange(count, device=tokens.device).expand_as(start)
+    centres = take(tokens, start)
+    group = nearest(tokens, centres, cosine=cosine).scatter(1, start, own)
+    for _ in range(iterations):
+        centres, _ = means(tokens, group, count, weight)
+        moved = nearest(tokens, centres, cosine=cosine).scatter(1, start, own)
+        if torch.equal(moved, group):
+            break
+        group = moved
+    return group
+
+
+def density_peaks(
+    tokens: Float[Tensor, "b n d"],
+    count: int,
+    neighbours: int = 5,
+    mask: Bool[Tensor, "b n"] | None = None,
+    noise: Float[Tensor, "b n"] | None = None,
+) -> tuple[Int[Tensor, "b k"], Int[Tensor, "b n"]]:
+    """DPC-kNN (Du, Ding & Jia, 2016): centres are dense and far from anything denser.
+
+    density = exp(−mean square of the k smallest distances, itself included), distances / √d;
+    score = density × distance to the nearest denser token (the largest distance for the densest).
+
+    Args:
+        tokens: to be grouped.
+        count: of groups.
+        neighbours: k; at most the tokens there are.
+        mask: tokens that count; others are never centres nor neighbours.
+        noise: added to densities, to break ties as some papers do; none when not given.
+
+    Returns:
+        Centres by falling score, and every token's nearest centre, each centre being its own.
+    """
+    batch, size, dim = tokens.shape
+    tokens = tokens.float() / dim**0.5
+    neighbours = min(neighbours, size)
+    rows = chunked(size, size * batch)
+    far = torch.zeros(batch, 1, size, device=tokens.device)
+    if mask is not None:
+        far = far.masked_fill(~mask[:, None], torch.inf)
+    kept = squared_distances(tokens, tokens) + far if len(rows) == 1 else None
+
+    def squares(part: slice) -> Float[Tensor, "b r n"]:
+        return squared_distances(tokens[:, part], tokens) + far if kept is None else kept
+
+    density = torch.cat(
+        [(-squares(part).topk(neighbours, -1, largest=False).values.mean(-1)).exp() for part in rows], 1
+    )
+    if noise is not None:
+        density = density + noise
+    if mask is not None:
+        density = density * mask
+    separation, largest = [], torch.zeros(batch, 1, device=tokens.device)
+    for part in rows:
+        distance = squares(part)
+        denser = density[:, None] > density[:, part, None]
+        separation.append(distance.masked_fill(~denser, torch.inf).amin(-1))
+        largest = torch.maximum(largest, distance.masked_fill(distance.isinf(), 0).amax((1, 2))[:, None])
+    reach = torch.cat(separation, 1)
+    score = torch.where(reach.isinf(), largest, reach).sqrt() * density
+    if mask is not None:
+        score = score.masked_fill(~mask, -1)
+    centres = score.argsort(dim=-1, descending=True, stable=True)[:, :count]
+    group = nearest(tokens, take(tokens, centres))
+    own = torch.arange(count, device=tokens.device).expand_as(centres)
+    return centres, group.scatter(1, centres, own)
+
+
+def k_medoids(
+    distance: Float[Tensor, "b n n"],
+    start: Int[Tensor, "b k"],
+    *,
+    iterations: int = 100,
+) -> tuple[Int[Tensor, "b k"], Int[Tensor, "b n"]]:
+    """Alternates assignment and the member of least summed distance (Park & Jun, 2009).
+
+    Args:
+        distance: between all tokens; may be shifted so that all are negative.
+        start: positions of the first medoids.
+        iterations: at most; stops earlier when no medoid of the batch moves.
+
+    Returns:
+        Medoids in rising order and the group of every token.
+    """
+    medoids = start
+    for _ in range(iterations):
+        group = distance.gather(2, medoids[:, None].expand(-1, distance.shape[1], -1)).argmin(-1)
+        member = F.one_hot(group, start.shape[1]).to(distance.dtype)
+        cost = (distance @ member).masked_fill(member == 0, torch.inf)
+        moved = torch.where(member.any(1), cost.argmin(1), medoids)
+        if torch.equal(moved, medoids):
+            break
+        medoids = moved
+    medoids = medoids.sort(-1).values
+    return medoids, distance.gather(2, medoids[:, None].expand(-1, distance.shape[1], -1)).argmin(-1)
+
+
+def spectral_features(graph: Float[Tensor, "b n n"], count: int) -> Float[Tensor, "b n k"]:
+    """Rows of the eigenvectors of the normalised Laplacian with the smallest eigenvalues, scaled to length one.
+
+    Signs are fixed so that every eigenvector's entries have a positive sum of signed squares (Ng, Jordan &
+    Weiss, 2001; signs after Bro, Acar & Kolda, 2008).
+    """
+    degree = graph.sum(-1).clamp(min=torch.finfo(graph.dtype).tiny).rsqrt()
+    laplacian = torch.eye(graph.shape[-1], device=graph.device) - degree[:, :, None] * graph * degree[:, None]
+    vectors = torch.linalg.eigh(laplacian).eigenvectors[..., :count]
+    sign = torch.where((vectors * vectors.abs()).sum(1, keepdim=True) < 0, -1.0, 1.0)
+    return F.normalize(vectors * sign, dim=-1)

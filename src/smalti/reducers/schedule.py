@@ -1,0 +1,162 @@
+"""How many tokens are left after every block of a host.
+
+```
+r=8            constant                       keep=0.5   that share at the end, evenly over `layers`
+r=(8, 0.5)     ramp, ToMe's inflection        flops=0.6  the `keep` whose arithmetic costs that share
+r=[4, 0, 8]    a list, padded with 0          counts=[…] the tokens themselves
+                       └────────────► counts(tokens, depth): one number a block
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from smalti.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many tokens to take away, and where. Exactly one of `r`, `keep`, `flops` and `counts` is given.
+
+    Attributes:
+        r: tokens to remove at every block: a number, (number, inflection in [-1, 1]), or a list.
+        keep: share of the tokens that is left at the end, in (0, 1].
+        flops: share of the blocks' arithmetic that is left, in (0, 1].
+        counts: tokens left after every block.
+        layers: blocks at which tokens leave, from 0; the method's own choice when not given.
+    """
+
+    r: int | tuple[int, float] | Sequence[int] | None = None
+    keep: float | None = None
+    flops: float | None = None
+    counts: Sequence[int] | None = None
+    layers: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("r", "keep", "flops", "counts") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ConfigError(f"give one of r, keep, flops and counts, not {given or 'none'}")
+        for name in ("keep", "flops"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share <= 1:  # NaN fails too
+                raise ConfigError(f"{name} must lie in (0, 1], not {share}")
+        for number in _numbers(self.r) + _numbers(self.counts):
+            if number < 0:
+                raise ConfigError(f"tokens cannot be negative: {number}")
+
+    def resolve(
+        self,
+        tokens: int,
+        depth: int,
+        *,
+        protected: int = 0,
+        layers: Sequence[int] | None = None,
+        least: Callable[[int], int] | None = None,
+        cost: Callable[[int], float] | None = None,
+    ) -> tuple[int, ...]:
+        """Tokens left after every block.
+
+        Args:
+            tokens: before the first block, protected ones included.
+            depth: blocks.
+            protected: tokens that always stay.
+            layers: where the method removes tokens, unless the schedule says.
+            least: fewest tokens that one step can leave of so many.
+            cost: arithmetic of a block on so many tokens; needed for `flops`.
+
+        Raises:
+            ConfigError: a layer that does not exist, or a share that cannot be reached.
+        """
+        where = sorted(self.layers if self.layers is not None else layers or range(depth))
+        if not where or where[0] < 0 or where[-1] >= depth:
+            raise ConfigError(f"layers {where} are not all among the {depth} blocks (0 to {depth - 1})")
+        floor = least or (lambda count: max(protected, 1))
+        if self.counts is not None:
+            wanted = list(self.counts) + [self.counts[-1]] * (depth - len(self.counts))
+            return tuple(min(tokens, count) for count in wanted[:depth])
+        if self.r is not None:
+            return _descend(tokens, self._removed(depth, where), floor)
+        if self.keep is not None:
+            return _at_keep(tokens, depth, protected, where, self.keep, floor)
+        assert self.flops is not None  # __post_init__ counted one
+        if cost is None:
+            raise ConfigError("a share of FLOPs needs the cost of a block")
+        return self._search(tokens, depth, protected, where, floor, cost)
+
+    def _removed(self, depth: int, where: Sequence[int]) -> list[int]:
+        assert self.r is not None
+        if isinstance(self.r, int):
+            return [self.r if layer in where else 0 for layer in range(depth)]
+        if isinstance(self.r, tuple) and len(self.r) == 2 and isinstance(self.r[1], float):
+            return ramp(int(self.r[0]), self.r[1], depth)
+        return ([int(number) for number in self.r] + [0] * depth)[:depth]
+
+    def _search(
+        self,
+        tokens: int,
+        depth: int,
+        protected: int,
+        where: Sequence[int],
+        floor: Callable[[int], int],
+        cost: Callable[[int], float],
+    ) -> tuple[int, ...]:
+        def spent(counts: tuple[int, ...]) -> float:
+            return sum(map(cost, (tokens, *counts[:-1]))) / (depth * cost(tokens))
+
+        assert self.flops is not None
+        low, high = 0.0, 1.0
+        best = _at_keep(tokens, depth, protected, where, 0.0, floor)
+        if spent(best) > self.flops:
+            raise ConfigError(
+                f"{self.flops:.3f} of the FLOPs cannot be reached by removing tokens at layers {list(where)}: "
+                f"{spent(best):.3f} is the least"
+            )
+        for _ in range(24):
+            middle = (low + high) / 2
+            counts = _at_keep(tokens, depth, protected, where, middle, floor)
+            if spent(counts) <= self.flops:
+                best, low = counts, middle
+            else:
+                high = middle
+        return best
+
+
+def ramp(r: int, inflection: float, depth: int) -> list[int]:
+    """Tokens to remove at every block, rising (> 0) or falling (< 0) linearly around r, as ToMe counts them."""
+    low = int(r * (1 - inflection))
+    high = 2 * r - low
+    step = (high - low) / (depth - 1) if depth > 1 else 0.0
+    return [int(low + step * layer) for layer in range(depth)]
+
+
+def _numbers(given: object) -> list[float]:
+    if given is None:
+        return []
+    return [given] if isinstance(given, int) else [given[0]] if isinstance(given, tuple) else list(given)  # type: ignore
+
+
+def _descend(tokens: int, removed: Sequence[int], floor: Callable[[int], int]) -> tuple[int, ...]:
+    counts = []
+    for number in removed:
+        tokens = max(tokens - number, min(tokens, floor(tokens)))
+        counts.append(tokens)
+    return tuple(counts)
+
+
+def _at_keep(
+    tokens: int, depth: int, protected: int, where: Sequence[int], keep: float, floor: Callable[[int], int]
+) -> tuple[int, ...]:
+    """Equal numbers at every layer of a gradual method, equal shares where there are few layers."""
+    body = tokens - protected
+    last = protected + max(round(body * keep), 0 if protected else 1)
+    counts, left = [], tokens
+    for layer in range(depth):
+        if layer in where:
+            done = (list(where).index(layer) + 1) / len(where)
+            even = len(where) > depth // 2
+            wanted = round(tokens - (tokens - last) * done) if even else protected + round(body * keep**done)
+            left = max(min(left, max(wanted, last)), min(left, floor(left)))
+        counts.append(left)
+    return tuple(counts)
