@@ -73,11 +73,26 @@ def test_parts_join_in_time() -> None:
 
 
 def test_joining_keeps_a_grid_or_times_only_where_all_parts_have_them() -> None:
-    one, other = tokens((1, 2, 2), source=Source(9, 9, times=(0.0,))), tokens((1, 2, 3), source=Source(9, 9))
+    one, other = tokens((1, 2, 2), source=Source(9, 9, times=(0.0,))), tokens((1, 2, 2), source=Source(9, 9))
     joined = Tokens.cat([one, other])
-    assert joined.grid is None
+    assert joined.grid == (2, 2, 2)
     assert joined.source.times is None
     assert Tokens.cat([one, dataclasses.replace(one, grid=None)]).grid is None
+    assert Tokens.cat([one, dataclasses.replace(one, source=None)]).source is None
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (tokens((2, 2, 3)), r"grid rows and columns differ, \(3, 2\) and \(2, 3\) in part 1"),
+        (tokens(source=Source(24, 17)), r"source height and width differ, \(24, 16\) and \(24, 17\)"),
+        (tokens(batch=3), r"values differ, \(2, 4\) and \(3, 4\)"),
+        (tokens().codebooks(2), r"ids differ, \(2, 3\) and \(2, 2\)"),
+    ],
+)
+def test_parts_of_another_shape_do_not_join(other: Tokens, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Tokens.cat([tokens(), other])
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from smalti.api import load as load
     from smalti.api import load_tokens as load_tokens
     from smalti.api import save_tokens as save_tokens
+    from smalti.reducers.hosts import reduce as reduce
+    from smalti.reducers.hosts.onnx import export_onnx as export_onnx
     from smalti.registry import create as create
     from smalti.registry import systems as systems
     from smalti.tokens import Tokens as Tokens
@@ -35,10 +37,12 @@ _HOME = {
     "encode": "smalti.api",
     "load": "smalti.api",
     "load_tokens": "smalti.api",
+    "export_onnx": "smalti.reducers.hosts.onnx",
+    "reduce": "smalti.reducers.hosts",
     "save_tokens": "smalti.api",
     "systems": "smalti.registry",
 }
-_MODULES = ("codec", "errors", "evaluation", "media", "nn", "quantizers", "tokenizers", "training")
+_MODULES = ("codec", "errors", "evaluation", "media", "nn", "quantizers", "reducers", "tokenizers", "training")
 
 __all__ = ["__version__", *_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 

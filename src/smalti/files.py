@@ -171,8 +171,8 @@ def decode_file(
         if still and out.suffix.lower() in FORMATS:
             media.write_image(out, next(frames).pixels, **options)
             return out
-        if out.suffix.lower() in CONTAINERS and selection.wanted == range(file.header.source.frames):
-            options |= _sound_beside(file, stack)
+        if out.suffix.lower() in CONTAINERS:
+            options |= _sound_beside(file, selection.wanted, stack)
         writer = stack.enter_context(media.ClipWriter(out, fps=_rate(file, selection.wanted), **options))
         for chunk in frames:
             writer.write(chunk.pixels, chunk.times or None)
@@ -184,20 +184,28 @@ def _rate(file: codec.TokenFile, wanted: range) -> float | None:
     if file.times is None:
         return file.header.source.fps or USUAL_RATE
     times = file.times[wanted.start : wanted.stop].tolist()
-    late = len(wanted) == file.header.source.frames and times[0] > 0 and file.audio() is not None
+    late = wanted.start == 0 and times[0] > 0 and file.audio() is not None
     if late:
         return None  # sound and frames share one clock
     return steady_rate(times, TICK) or (file.header.source.fps if len(times) == 1 else None)
 
 
-def _sound_beside(file: codec.TokenFile, stack: contextlib.ExitStack) -> dict[str, Path]:
-    """The sound that the token file keeps, as a file that lives as long as the stack."""
-    sound = file.audio()
+def _sound_beside(file: codec.TokenFile, wanted: range, stack: contextlib.ExitStack) -> dict[str, Path]:
+    """The sound that is heard with the wanted frames, as a file that lives as long as the stack."""
+    sound, times = file.audio(), file.times
+    if sound is not None and times is not None and len(wanted) < len(times):
+        end = float(times[wanted.stop]) if wanted.stop < len(times) else None
+        sound = copy_of_sound(io.BytesIO(sound), _begin(file, wanted), end)
     if sound is None:
         return {}
     path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smalti-"))) / "sound.mka"
     path.write_bytes(sound)
     return {"audio_from": path}
+
+
+def _begin(file: codec.TokenFile, wanted: range) -> float:
+    """Where seconds are counted from: the first frame of a part, the source's 0 from the first frame on."""
+    return 0.0 if file.times is None or not wanted.start else float(file.times[wanted.start])
 
 
 def decoded(
@@ -210,13 +218,15 @@ def decoded(
     coder = entropy_coder(file, tokenizer)
     decoder = tokenizer.stream().decoder if tokenizer.causal else None
     wanted, times = selection.wanted, file.times
-    begin = 0.0 if times is None or not wanted.start else float(times[wanted.start])
+    begin = _begin(file, wanted)
     for index in track(selection.chunks, f"decoding {file.path.name}", len(selection.chunks)):
         chunk = file.header.chunks[index]
         tokens = file.read(
             chunk.frame, chunk.frame + chunk.frames, unit="frames", quality=quality, coder=coder
         )
-        for part, first in _parts(tokens, chunk, file.header.temporal) if decoder else [(tokens, chunk.frame)]:
+        for part, first in (
+            _parts(tokens, chunk, file.header.temporal) if decoder else [(tokens, chunk.frame)]
+        ):
             pixels = decoder.push(part) if decoder else tokenizer.decode(part)
             shown = range(max(first, wanted.start), min(first + pixels.shape[2], wanted.stop))
             if shown:
@@ -238,7 +248,8 @@ def _parts(
     for start in range(0, grids, GRIDS):
         stop = min(start + GRIDS, grids)
         first, last = (
-            min(head + every * (grid - 1), end) if grid else 0 for grid in (chunk.latent + start, chunk.latent + stop)
+            min(head + every * (grid - 1), end) if grid else 0
+            for grid in (chunk.latent + start, chunk.latent + stop)
         )
         source = dataclasses.replace(
             tokens.source,
@@ -253,14 +264,27 @@ def _parts(
 
 def sound_of(path: StrPath) -> bytes | None:
     """The first sound track of a file, copied packet by packet into a Matroska file; None without sound."""
-    out = io.BytesIO()
-    with av.open(os.fspath(path)) as source:
+    with open(path, "rb") as file:
+        return copy_of_sound(file)
+
+
+def copy_of_sound(file: io.BufferedIOBase, begin: float = 0.0, end: float | None = None) -> bytes | None:
+    """The packets of a sound track that begin in [begin, end) seconds, moved to 0; None without any."""
+    out, count = io.BytesIO(), 0
+    with av.open(file, metadata_errors="replace") as source:
         if not source.streams.audio:
             return None
         with av.open(out, "w", format="matroska") as target:
             track = target.add_stream_from_template(source.streams.audio[0])
             for packet in source.demux(source.streams.audio[0]):
-                if packet.dts is not None:
-                    packet.stream = track
-                    target.mux(packet)
-    return out.getvalue()
+                if packet.dts is None:
+                    continue
+                seconds = float(packet.dts * packet.time_base)
+                if (begin and seconds < begin) or (end is not None and seconds >= end):
+                    continue
+                shift = round(begin / packet.time_base)
+                packet.dts, packet.pts = packet.dts - shift, packet.pts - shift
+                packet.stream = track
+                target.mux(packet)
+                count += 1
+    return out.getvalue() if count else None

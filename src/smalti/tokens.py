@@ -116,7 +116,11 @@ class Tokens:
 
     @staticmethod
     def cat(parts: Sequence[Tokens]) -> Tokens:
-        """Join token sequences in time. Grids are joined when height and width agree."""
+        """Join token sequences in time; grid, source and times are kept where every part has them.
+
+        Raises:
+            ConfigError: no part, or parts that differ in fields, batch, codes, or height and width.
+        """
         if not parts:
             raise ConfigError("Tokens.cat needs at least one part")
         first = parts[0]
@@ -125,12 +129,13 @@ class Tokens:
             pieces = [getattr(part, name) for part in parts]
             if any(piece is None for piece in pieces):
                 raise ConfigError(f"Tokens.cat: some parts have {name}, others do not")
+            _refuse_difference(name, [(len(piece), *piece.shape[2:]) for piece in pieces])
             joined[name] = torch.cat(pieces, dim=1)
         grids = [part.grid for part in parts if part.grid is not None]
-        grid = None
-        if len(grids) == len(parts) and len({g[1:] for g in grids}) == 1:
-            grid = (sum(g[0] for g in grids), *grids[0][1:])
+        _refuse_difference("grid rows and columns", [g[1:] for g in grids])
+        grid = (sum(g[0] for g in grids), *grids[0][1:]) if len(grids) == len(parts) else None
         sources = [part.source for part in parts if part.source is not None]
+        _refuse_difference("source height and width", [(s.height, s.width) for s in sources])
         source = None
         if len(sources) == len(parts):
             times = tuple(t for s in sources if s.times is not None for t in s.times)
@@ -141,3 +146,9 @@ class Tokens:
                 pad=(sources[-1].pad[0], *sources[0].pad[1:]),
             )
         return dataclasses.replace(first, **joined, grid=grid, source=source)
+
+
+def _refuse_difference(what: str, shapes: Sequence[tuple[int, ...]]) -> None:
+    for index, shape in enumerate(shapes):
+        if shape != shapes[0]:
+            raise ConfigError(f"Tokens.cat: {what} differ, {shapes[0]} and {shape} in part {index}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 
 from smalti.codec import Stamp, write
 from smalti.codec.container import read_front, write_container
+from smalti.codec.sections import pack_sections, unpack_sections
 from smalti.tokens import Source, Tokens
 
 SIZES = (64, 64, 5, 1000)
@@ -35,7 +35,10 @@ def small_file(path: Path, **options) -> Path:
 
 
 def forge(path: Path, **sections) -> Path:
-    """Change fields of the header's sections and seal it again, as a hostile writer would."""
+    """Change fields of the header's sections and seal it again, as a hostile writer would.
+
+    A text replaces a string of the metadata, a function a section, and fields are put into one.
+    """
     front = read_front(path)
     raw = path.read_bytes()
     data = raw[8 + int.from_bytes(raw[:8], "little") :]
@@ -44,8 +47,9 @@ def forge(path: Path, **sections) -> Path:
         if isinstance(change, str):
             metadata[name] = change
             continue
-        section = json.loads(metadata[name])
-        changed = change(section) if callable(change) else section | change
-        metadata[name] = json.dumps(changed, separators=(",", ":"))
+        unpacked = unpack_sections(metadata)
+        section = unpacked.get(name)
+        unpacked[name] = change(section) if callable(change) else (section or {}) | change
+        metadata["header"] = pack_sections(unpacked)
     write_container(path, metadata, list(front.arrays.items()), [data])
     return path

@@ -48,7 +48,7 @@ def damage(path, name):
 def test_a_range_touches_only_its_chunks(path, start, end, unit, chunks, wanted):
     whole = tokens(latents=12).ids.reshape(12, 6, 4)
     for other in set(range(4)) - set(chunks):
-        damage(path, f"chunk.{other:06d}")
+        damage(path, str(other))
     with TokenFile.open(path) as file:
         selection = file.select(start, end, unit)
         part = file.read(start, end, unit=unit)
@@ -192,7 +192,7 @@ def test_a_file_without_audio_has_none(path):
 
 def test_opening_reads_no_tokens(tmp_path):
     path = small_file(tmp_path / "clip.smt")
-    for name in ("chunk.000000", "chunk.000001", "chunk.000002", "audio", "times"):
+    for name in ("0", "1", "2", "audio", "times"):
         damage(path, name)
     with TokenFile.open(path) as file:
         assert file.header.source.frames == 21

@@ -1,5 +1,6 @@
 """The reader in `docs/token-file.md` is run as it stands there: an implementation that shares nothing."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 from smalti.codec import Packed, Stamp, Tables, TokenFile, write
+from smalti.codec.header import DEFAULTS, DENSEST, FREE_CODES
+from smalti.codec.sections import DICTIONARY, MAX_JSON
 from smalti.tokens import Source, Tokens
 
 from .samples import SIZES, small_file, tokens
@@ -20,6 +23,7 @@ def documented():
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     names: dict = {}
     exec(compile(code, str(PAGE), "exec"), names)
+    assert names["DICTIONARY"] == DICTIONARY
     return names["read"]
 
 
@@ -45,3 +49,14 @@ def test_it_refuses_a_changed_file(tmp_path, documented):
         path.write_bytes(raw[:position] + bytes([raw[position] ^ 1]) + raw[position + 1 :])
         with pytest.raises((ValueError, MemoryError)):
             documented(path)
+
+
+def test_it_tells_every_default_and_bound():
+    page = PAGE.read_text(encoding="utf-8")
+    told = {}
+    for row in re.findall(r"^\| (`.*?) \| (\S.*?) \| .*\|$", page, re.MULTILINE):
+        told |= {name: json.loads(row[1].strip("`")) for name in re.findall(r"`(\w+)`", row[0])}
+    assert told == {name: value for fields in DEFAULTS.values() for name, value in fields.items()}
+    assert (FREE_CODES, DENSEST, MAX_JSON) == (2**16, 1024, 2**25)
+    for words in ("at most 2^16 + 1024 · D codes", "up to 2^25 bytes"):
+        assert words in page

@@ -1,9 +1,8 @@
-import json
-
 import pytest
 
 from smalti.codec import TokenFile, trim, write
 from smalti.codec.container import read_front
+from smalti.codec.sections import unpack_sections
 from smalti.errors import ConfigError, IntegrityError
 
 from .samples import STAMP, TEMPORAL, forge, small_file, tokens
@@ -37,12 +36,16 @@ def test_a_quality_that_is_not_there_is_refused(tmp_path, quality):
 def test_fields_of_newer_versions_are_kept(tmp_path):
     path = small_file(tmp_path / "clip.smt")
     newer = {"tokens": {"palette": "warm"}, "chunks": lambda chunks: [c | {"scene": 7} for c in chunks]}
+    newer |= {"arrays": lambda arrays: {k: a | {"language": "la"} for k, a in arrays.items()}}
     forge(path, format="smalti-tokens 1.9", future='{"x": 1}', **newer)
+    forge(path, lights={"on": True})
     trim(path, tmp_path / "cut.smt", 2)
     metadata = read_front(tmp_path / "cut.smt").metadata
     assert (metadata["format"], metadata["future"]) == ("smalti-tokens 1.9", '{"x": 1}')
-    assert json.loads(metadata["tokens"])["palette"] == "warm"
-    assert all(chunk["scene"] == 7 for chunk in json.loads(metadata["chunks"]))
+    sections = unpack_sections(metadata)
+    assert (sections["tokens"]["palette"], sections["lights"]) == ("warm", {"on": True})
+    assert all(chunk["scene"] == 7 for chunk in sections["chunks"])
+    assert all(array["language"] == "la" for array in sections["arrays"].values())
 
 
 def test_a_damaged_stage_is_refused_only_if_it_is_kept(tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import math
@@ -56,6 +57,21 @@ def test_the_run_can_be_repeated_from_its_record(report, folder):
     assert [usage.size for usage in report.usage] == [16] * 6
 
 
+def test_stages_that_were_not_measured_have_no_row(report):
+    partly = dataclasses.replace(report, usage=report.usage[:3])
+    assert [row[0] for row in rows(partly)[2].body] == ["1"]
+    assert len(rows(dataclasses.replace(report, usage=()))) == 2
+
+
+def test_a_stage_of_codebooks_of_several_sizes(report):
+    sizes = [
+        dataclasses.replace(usage, size=size)
+        for usage, size in zip(report.usage, (16, 64, 32, 16, 16, 16), strict=True)
+    ]
+    (one, _) = rows(dataclasses.replace(report, usage=tuple(sizes)))[2].body
+    assert one[2] == "16–64"
+
+
 def test_json_goes_there_and_back(report):
     text = report.to_json()
     json.loads(text, parse_constant=pytest.fail)  # no NaN or Infinity, which JSON does not know
@@ -78,7 +94,10 @@ def test_tables_hold_what_was_measured(report):
     assert len(curve.body) == 2
     assert curve.body[0][4] == f"{report.ours[0].psnr:.2f}"
     assert {row[2] for row in equal.body} == {"JPEG", "WebP", "AVIF"}
-    assert len(usage.body) == 6
+    assert [row[:3] for row in usage.body] == [("1", "1–3", "16"), ("2", "4–6", "16")]
+    for row, books in zip(usage.body, (report.usage[:3], report.usage[3:]), strict=True):
+        assert row[3] == f"{sum(book.used for book in books) / 48:.1%}"
+        assert row[4] == f"{sum(book.perplexity for book in books) / 3:,.1f}"
     terminal = io.StringIO()
     Console(width=200, file=terminal).print(table(curve))
     assert "blocks on 2 pictures" in terminal.getvalue()

@@ -389,7 +389,8 @@ def _corruptions(path, data: bytes, seeds: range) -> dict[str, int]:
     """What reading gives after one to four bytes were changed, for every seed."""
     clean = media.read(path)
     broken = path.with_name("broken.mp4")
-    counts = {"refused": 0, "equal": 0, "other pixels": 0, "other times": 0, "other count": 0}
+    counts = {"refused": 0, "equal": 0, "other pixels": 0, "other times": 0, "other size": 0}
+    counts["other count"] = 0
     for seed in seeds:
         generator = np.random.default_rng(seed)
         changed = bytearray(data)
@@ -404,8 +405,10 @@ def _corruptions(path, data: bytes, seeds: range) -> dict[str, int]:
             continue
         finally:
             assert time.monotonic() - began < 10, seed
-        if got.pixels.shape != clean.pixels.shape:
+        if got.pixels.shape[2] != clean.pixels.shape[2]:
             counts["other count"] += 1
+        elif got.pixels.shape != clean.pixels.shape:
+            counts["other size"] += 1
         elif got.times != clean.times:
             counts["other times"] += 1
         else:
@@ -414,14 +417,148 @@ def _corruptions(path, data: bytes, seeds: range) -> dict[str, int]:
 
 
 def test_a_thousand_corruptions(tmp_path) -> None:
-    """No crash and no hang. mp4 holds no checksum: a changed byte that is still valid syntax changes pixels
-    or times, and nobody can tell; a changed clock can even move frames out of the part that is shown. The
-    bounds below say how often that may happen."""
+    """No crash and no hang, and never another count of frames. mp4 holds no checksum: a changed byte that is
+    still valid syntax changes pixels, their size or times, and nobody can tell. The bounds say how often."""
     path = written(tmp_path / "a.mp4", scene(12, 48, 64))
     counts = _corruptions(path, path.read_bytes(), range(1000))
-    assert counts["other count"] <= 3
+    assert counts["other count"] == 0
     assert counts["refused"] > 500
     assert counts["other times"] < 20
+    assert counts["other size"] <= 2
+
+
+@pytest.mark.parametrize(
+    ("box", "offset", "value", "word"),
+    [
+        (b"mvhd", 16, 11_797_480, "shortest frame"),  # the movie's clock: all of it would last 40 µs
+        (b"mvhd", 16, 1256, "by a clock of 1256"),
+        (b"elst", 12, 423, "its edit list shows 423"),  # the last frame would fall out
+        (b"mdhd", 20, 200, "contradicts itself"),
+    ],
+)
+def test_an_index_that_would_hide_frames_is_refused(tmp_path, box, offset, value, word) -> None:
+    path = written(tmp_path / "a.mp4", scene(12, 48, 64))
+    data = bytearray(path.read_bytes())
+    place = data.index(box) + offset
+    data[place : place + 4] = value.to_bytes(4, "big")
+    path.write_bytes(data)
+    with pytest.raises(MediaError, match=word):
+        media.read(path)
+
+
+def test_an_edit_list_that_hides_frames_is_followed(tmp_path) -> None:
+    path = encode(tmp_path / "a.mp4", eight_bits(numbered(12)), options={"bf": "0"})
+    data = bytearray(path.read_bytes())
+    for box, offset in ((b"elst", 12), (b"tkhd", 24)):
+        place = data.index(box) + offset
+        data[place : place + 4] = (240).to_bytes(4, "big")
+    path.write_bytes(data)
+    assert numbers(media.read(path).pixels) == list(range(6))
+
+
+def test_uneven_times_with_frames_out_of_order_are_no_contradiction(tmp_path) -> None:
+    ticks = [0, 10, 20, 3000, 3010, 9000, 9010, 9020, 20_000]
+    options = {"bf": "3", "b_strategy": "0"}
+    path = encode(
+        tmp_path / "a.mp4", eight_bits(numbered(9)), ticks, clock=Fraction(1, 1000), options=options
+    )
+    whole = media.read(path)
+    assert numbers(whole.pixels) == list(range(9))
+    assert whole.times == pytest.approx([t / 1000 for t in ticks], abs=1e-3)
+
+
+def broken_in_the_middle(tmp_path, name: str = "a.mp4"):
+    """A clip of 24 numbered frames, 8 of a group, without B-frames; packets 9 and 17 are zeroed."""
+    path = encode(tmp_path / name, eight_bits(numbered(24)), options={"g": "8", "bf": "0"})
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    for number in (9, 17):
+        place, size = packets[number]
+        data[place : place + size] = bytes(size)
+    path.write_bytes(data)
+    return path
+
+
+def test_damage_is_refused_or_skipped_and_counted(tmp_path) -> None:
+    path = broken_in_the_middle(tmp_path)
+    with pytest.raises(MediaError, match="damaged='skip'") as caught:
+        media.read(path)
+    assert caught.value.decoded == 9
+    kept = media.read(path, on_truncated="keep")
+    assert (kept.pixels.shape[2], kept.frames_corrupt) == (9, 0)
+    whole = media.read(path, damaged="skip")
+    assert (whole.pixels.shape[2], whole.frames_corrupt, whole.fault) == (22, 2, None)
+    left = [place for place in range(24) if place not in (9, 17)]
+    assert whole.times == pytest.approx([place / 25 for place in left])
+    with media.open_clip(path, damaged="skip") as clip:
+        assert [len(chunk.times) for chunk in clip.chunks(8)] == [8, 8, 6]
+        assert clip.frames_corrupt == 2
+        assert len(clip.times()) == 24
+
+
+def test_no_frame_takes_the_place_of_a_damaged_one(tmp_path) -> None:
+    path = broken_in_the_middle(tmp_path)
+    part = media.read(path, start=0.32, end=0.48, damaged="skip")
+    assert part.times == pytest.approx([0.32, 0.4, 0.44])
+    assert (numbers(part.pixels[:, :, :1]), part.frames_corrupt) == ([8], 1)
+    sparse = media.read(path, frames=3, damaged="skip")  # 4, 12, 20
+    assert (sparse.times, sparse.frames_corrupt) == (pytest.approx((0.16, 0.48, 0.8)), 0)
+
+
+def test_a_good_clip_is_the_same_when_damage_is_skipped(tmp_path) -> None:
+    path = faststart_clip(tmp_path / "a.mp4")
+    for options in ({}, {"frames": 5}, {"fps": 50}):
+        strict, lenient = media.read(path, **options), media.read(path, damaged="skip", **options)
+        assert torch.equal(strict.pixels, lenient.pixels)
+        assert (strict.times, lenient.frames_corrupt) == (lenient.times, 0)
+
+
+def test_a_cut_clip_is_not_taken_for_a_damaged_one(tmp_path) -> None:
+    path = faststart_clip(tmp_path / "a.mp4")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(MediaError, match="ends early"):
+        media.read(path, damaged="skip")
+    kept = media.read(path, damaged="skip", on_truncated="keep")
+    assert kept.fault is not None
+
+
+def test_times_without_decoding(tmp_path) -> None:
+    ticks = [0, 120, 440, 500, 900]
+    path = encode(tmp_path / "a.mkv", eight_bits(numbered(5)), ticks, clock=Fraction(1, 1000))
+    with media.open_clip(path) as clip:
+        assert clip.times() == pytest.approx([t / 1000 for t in ticks], abs=1e-3)
+    with media.open_clip(path, start=0.1, end=0.6) as clip:
+        assert clip.times() == pytest.approx([0.12, 0.44, 0.5], abs=1e-3)
+
+
+@pytest.mark.parametrize("transfer", [16, 18], ids=["PQ", "HLG"])
+def test_high_dynamic_range_becomes_standard(tmp_path, transfer) -> None:
+    """Greys stay grey and in order; light below the knee shows as bright as it was; 1,000 nits are white."""
+    levels = np.round(np.linspace(0, 0.76 if transfer == 16 else 1.0, 16) * 65535).astype(np.uint16)
+    frame = np.ascontiguousarray(np.broadcast_to(levels.repeat(16)[None, :, None], (32, 256, 3)))
+    colour = {"colorspace": 9, "color_range": 1, "color_trc": transfer, "color_primaries": 9}
+    path = encode(
+        tmp_path / "a.mkv",
+        [frame] * 2,
+        codec="libx265",
+        pixel_format="yuv444p10le",
+        source_format="rgb48le",
+        options={"x265-params": "lossless=1:log-level=none"},
+        colour=colour,
+    )
+    pixels = media.read(path).pixels[0, :, 0, 16, 8::16]
+    assert float((pixels - pixels.mean(0)).abs().max()) < 0.02
+    grey = pixels.mean(0)
+    assert (grey.diff() > -1e-3).all()
+    assert float(grey[-1]) > 0.99
+    assert float(grey[0]) < 0.02
+    if transfer == 16:
+        code = float(levels[6]) / 65535
+        root = code ** (32 / 2523)
+        nits = 10_000 * (max(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)) ** (16384 / 2610)
+        assert float(grey[6]) == pytest.approx((nits / 203) ** (1 / 2.4), abs=0.02)
 
 
 def test_import_does_not_need_a_terminal_or_home(tmp_path) -> None:

@@ -3,10 +3,11 @@ from __future__ import annotations
 import struct
 import zlib
 
+import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from smalti import media
 from smalti.errors import BudgetError, MediaError
@@ -230,3 +231,79 @@ def test_content_decides_not_the_name(tmp_path) -> None:
     media.write_image(path, scene(1, 8, 8))
     path = path.rename(tmp_path / "a.mp4")
     assert media.probe(path).codec == "png"
+
+
+def wide_gamut_profile() -> bytes:
+    """A matrix profile of sRGB's primaries with red and green exchanged: its effect is plain."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    tags = {profile[i : i + 4].decode(): i for i in range(132, 132 + 12 * profile[131], 12)}
+    red, green = tags["rXYZ"], tags["gXYZ"]
+    profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"
+    return bytes(profile)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff"])
+def test_a_colour_profile_is_applied(tmp_path, suffix) -> None:
+    path = tmp_path / f"a{suffix}"
+    options = {"lossless": True} if suffix == ".webp" else {"quality": 98} if suffix == ".jpg" else {}
+    Image.fromarray(colours()).save(path, icc_profile=wide_gamut_profile(), **options)
+    expected = torch.from_numpy(colours()[..., [1, 0, 2]].copy()).permute(2, 0, 1) / 255
+    assert psnr(media.read(path).pixels[0, :, 0], expected) > 35
+
+
+def test_a_colour_profile_leaves_transparency(tmp_path) -> None:
+    rgba = np.dstack([colours(), np.full((40, 60), 255, np.uint8)])
+    rgba[:, :30, 3] = 0
+    path = tmp_path / "a.png"
+    Image.fromarray(rgba).save(path, icc_profile=wide_gamut_profile())
+    found = as_array(media.read(path))
+    assert (found[:, :30] == 255).all()
+    assert np.abs(found[:, 30:].astype(int) - rgba[:, 30:, [1, 0, 2]]).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["srgb", "broken", "of grey"])
+def test_a_profile_that_changes_nothing_or_makes_no_sense_leaves_pixels_exact(tmp_path, kind) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    if kind == "broken":
+        profile = profile[:200]
+    if kind == "of grey":
+        profile = profile[:16] + b"GRAY" + profile[20:]
+    path = tmp_path / "a.png"
+    Image.fromarray(colours()).save(path, icc_profile=profile)
+    assert np.array_equal(as_array(media.read(path)), colours())
+
+
+def ten_bit_avif(path):
+    """A grey ramp of 10 bits."""
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16)
+    pixels = np.ascontiguousarray(np.broadcast_to(ramp[None, :, None], (64, 256, 3)))
+    with av.open(str(path), "w", format="avif") as container:
+        stream = container.add_stream("libsvtav1", rate=1, options={"crf": "3", "preset": "8"})
+        stream.height, stream.width, stream.pix_fmt = 64, 256, "yuv420p10le"
+        stream.codec_context.color_range, stream.codec_context.colorspace = 2, 1
+        frame = av.VideoFrame.from_ndarray(pixels, "rgb48le")
+        frame = frame.reformat(format="yuv420p10le", dst_colorspace=1, dst_color_range=2)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return torch.from_numpy(ramp.astype(np.float32)) / 65535
+
+
+def test_ten_bits_of_an_avif_stay(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SVT_LOG", "1")
+    path = tmp_path / "a.avif"
+    ramp = ten_bit_avif(path)
+    whole = media.read(path)
+    assert (whole.info.bit_depth, whole.info.kind, whole.pixels.shape) == (10, "image", (1, 3, 1, 64, 256))
+    grey = whole.pixels[0, 1, 0, 32]
+    assert torch.allclose(grey, ramp, atol=5 / 1023)
+    finer = (grey * 255 - (grey * 255).round()).abs() > 0.1  # levels that eight bits do not have
+    assert finer.float().mean() > 0.3
+    assert media.read(path, size=(32, 100)).pixels.shape[-2:] == (32, 100)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(MediaError, match=r"a\.avif"):
+        media.read(path)
+
+
+def test_eight_bits_of_an_avif_are_told(tmp_path) -> None:
+    media.write_image(tmp_path / "a.avif", scene(1, 40, 60))
+    assert media.probe(tmp_path / "a.avif").bit_depth == 8

@@ -86,6 +86,27 @@ def test_colours_are_tagged_and_right(tmp_path, height, matrix) -> None:
     )
 
 
+UNEVEN = {
+    "late": [5 + i / 25 for i in range(6)],
+    "a last frame with the time of the one before": [0, 0.1, 0.2, 0.3, 0.4, 0.4],
+    "a last frame after a long gap": [0, 0.1, 0.2, 0.3, 0.4, 1000.0],
+    "a long gap at the end of a short clip": [0, 0.001, 0.5],
+    "two": [0, 0.033],
+    "one": [0.0],
+}
+
+
+@pytest.mark.parametrize("times", UNEVEN.values(), ids=UNEVEN)
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", None), ("a.mp4", "hevc"), ("a.mkv", None)])
+def test_no_frame_of_an_uneven_clip_is_lost(tmp_path, times, name, codec) -> None:
+    path = tmp_path / name
+    media.write_clip(path, numbered(len(times)), times=times, codec=codec)
+    whole = media.read(path)
+    assert numbers(whole.pixels) == list(range(len(times)))
+    assert len(plain_read(path)) == len(times)
+    assert whole.times == pytest.approx(times, abs=2e-3)
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
 def test_animations_keep_equal_neighbours_and_times(tmp_path, suffix) -> None:
     pixels = numbered(4)[:, :, [0, 0, 1, 2, 2, 3]]

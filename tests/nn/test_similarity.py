@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import avg_pool2d
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from smalti.nn.similarity import SCALE_WEIGHTS, gaussian_bands, multiscale_similarity
+from smalti.nn.similarity import SCALE_WEIGHTS, gaussian_window, multiscale_similarity, window_means
 
 
 @pytest.mark.parametrize("scales", [1, 2, 3, 4])
@@ -37,11 +37,14 @@ def test_equal_pictures_are_fully_similar_and_others_less() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 11, 12, 40])
 def test_windows_are_normalised_and_fit(size: int) -> None:
-    bands = gaussian_bands(size)
     window = min(11, size if size % 2 else size - 1)
-    assert bands.shape == (size, size - window + 1)
-    torch.testing.assert_close(bands.sum(0), torch.ones(bands.shape[1]))
-    assert ((bands > 0).sum(0) == window).all()
+    weights = torch.tensor(gaussian_window(window))
+    assert weights.sum() == pytest.approx(1)
+    assert torch.equal(weights, weights.flip(0))
+    x = torch.rand(2, 3, size, 20)
+    wanted = x.unfold(2, window, 1) @ weights
+    wanted = wanted.unfold(3, 11, 1) @ torch.tensor(gaussian_window())
+    torch.testing.assert_close(window_means(x), wanted)
 
 
 @pytest.mark.parametrize("side", [8, 15, 16])
@@ -56,3 +59,12 @@ def test_small_crops_have_a_similarity_and_a_gradient(side: int) -> None:
 def test_half_precision_is_measured_in_float32() -> None:
     x, y = torch.rand(2, 1, 3, 32, 32).bfloat16()
     torch.testing.assert_close(multiscale_similarity(x, y), multiscale_similarity(x.float(), y.float()))
+
+
+def test_autocast_changes_nothing() -> None:
+    """Rounded to bfloat16, the variances of smooth pictures would be lost."""
+    x = torch.nn.functional.interpolate(torch.rand(2, 3, 4, 4), (64, 64), mode="bilinear")
+    y = (x + 0.02 * torch.randn_like(x)).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = multiscale_similarity(x, y)
+    assert torch.equal(rounded, multiscale_similarity(x, y))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from smalti.errors import FormatError, MediaError
+from smalti.errors import ConfigError, FormatError, MediaError
 from smalti.quantizers.residual_fsq import ResidualFSQConfig
 from smalti.tokenizers.mosaic import Mosaic
 from smalti.tokens import Tokens
@@ -285,3 +286,26 @@ def test_a_context_model_is_there_once_it_was_set() -> None:
     ids = grids(model.encode(clip(9)))[0].numpy()
     streams = coder.encode(ids, model.stages)
     assert (coder.decode(streams, ids.shape[:3], model.stages) == ids).all()
+
+
+def test_loaded_weights_bring_their_own_context_model() -> None:
+    model, other = tiny_mosaic(), tiny_mosaic()
+    arrays = ContextObjective(model.quantizer, 8).arrays(model.still)
+    model.set_context(arrays)
+    other.set_context(arrays | {"picture_0_leave_bias": arrays["picture_0_leave_bias"] + 1000})
+    ids = grids(model.encode(clip(9)))[0].numpy()
+    wanted = other.entropy_coder().encode(ids, model.stages)
+    assert model.entropy_coder().encode(ids, model.stages) != wanted
+    nn.ModuleList([model]).load_state_dict(nn.ModuleList([other]).state_dict())
+    assert model.entropy_coder().encode(ids, model.stages) == wanted
+    pickle.loads(pickle.dumps(model))
+
+
+def test_a_flushed_stream_takes_no_more_frames() -> None:
+    for frames in (4, 5):
+        encoder = MODEL.stream().encoder
+        encoder.push(clip(frames))
+        encoder.flush()
+        with pytest.raises(ConfigError, match="was flushed"):
+            encoder.push(clip())
+        assert encoder.flush() is None

@@ -114,3 +114,10 @@ def test_the_recipe_is_recorded_as_it_is_run(path, tmp_path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_of_the_project_can_be_read(path) -> None:
     assert recipe.load(path).expected
+
+
+def test_the_recipe_that_the_documentation_shows_can_be_read(tmp_path) -> None:
+    page = (ROOT / "docs" / "training.md").read_text()
+    text = page.split("```yaml\n")[1].split("```")[0]
+    read = recipe.load(written(tmp_path, text))
+    assert (read.start_from, read.changes, list(read.stages)) == ("mosaic", {"width": 96}, ["training"])

@@ -35,6 +35,14 @@ def test_a_model_comes_back_as_it_was(path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_the_same_weights_give_the_same_bytes(path) -> None:
+    contents = set()
+    for _ in range(8):  # three strings come in the same order by chance once in six
+        weights.write(tiny_mosaic(), path)
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+
+
 def test_float16_halves_the_file_and_keeps_what_it_can_hold(path) -> None:
     model = tiny_mosaic().half_precision()
     weights.write(model, path)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from smalti.cli import options, screen
-from smalti.errors import ConfigError
 
 
 def command(
     tokenizer: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TOKENIZER")],
-    data: options.Inputs = [],  # noqa: B006 (no data is an error of ours, with our words)
+    data: options.Inputs = [],  # noqa: B006 (a list is what tyro shows as INPUT...)
+    corpus: Annotated[Literal["photos", "clips"], tyro.conf.arg(metavar="CORPUS")] = "photos",
     output: options.Output = None,
     max_frames: options.Count = None,
     no_judges: bool = False,
@@ -24,7 +24,8 @@ def command(
 
     Args:
         tokenizer: a name, a file or folder of weights, or a hub id.
-        data: files and folders, of pictures or of clips.
+        data: files and folders, of pictures or of clips; what the corpus holds out when not given.
+        corpus: `photos` or `clips`, as `smalti data` assembles them; read where no data is given.
         output: folder for the report: table, JSON, curve and page.
         max_frames: frames to take of each clip, from its first.
         no_judges: leave out the figures that need downloaded networks.
@@ -33,12 +34,12 @@ def command(
     from smalti.api import load
     from smalti.evaluation import tables
     from smalti.evaluation.evaluate import evaluate
+    from smalti.evaluation.held_out import held_out
 
-    if not data:
-        raise ConfigError("no data: name files or folders of pictures, or of clips")
+    chosen = data or held_out(corpus)
     report = evaluate(
         load(tokenizer),
-        data,
+        chosen,
         max_frames=max_frames,
         out=output,
         judges=not no_judges,

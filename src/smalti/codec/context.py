@@ -15,7 +15,6 @@ instruction set finds the same frequencies.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 
 import constriction
 import numpy as np
@@ -23,6 +22,7 @@ import torch
 from jaxtyping import Float32, Float64, Int, Int64
 
 from smalti.codec.coders import PRECISION, stage_codes
+from smalti.codec.passes import channel_groups, checkerboard, coding_passes
 from smalti.codec.stage_network import (
     ENTER_SHIFT,
     FARTHEST,
@@ -32,8 +32,10 @@ from smalti.codec.stage_network import (
     INPUT_LIMIT,
     LEAVE_SHIFT,
     MIDDLE_SHIFT,
+    SIGNED,
     StageNetwork,
     convolved,
+    input_rows,
 )
 from smalti.errors import ConfigError, FormatError
 from smalti.quantizers.residual_fsq import ResidualFSQ
@@ -60,20 +62,8 @@ __all__ = [
     "coding_passes",
 ]
 
-SIGNED = 12  # channels whose sign the network reads; of the others it reads the magnitude alone
 POSITIONS, SCALES = 1024, 64
 KINDS = ("picture", "start", "next")  # a picture; a clip's grid with none before it; one with
-
-
-def input_rows(channels: range, count: int) -> list[int]:
-    """Rows of the inputs, magnitudes then signed values, that hold some of `count` open channels."""
-    return [*channels, *(count + c for c in channels if c < SIGNED)]
-
-
-def channel_groups(count: int) -> list[range]:
-    """Channels of a stage in the order in which they are coded: few strong ones first."""
-    bounds = (0, max(1, count // 6), min(max(2, count // 2), count), count)
-    return [range(a, b) for a, b in pairwise(bounds)]
 
 
 # (rows of frequencies [n, k], levels counted from 0 or None) → levels counted from 0
@@ -304,14 +294,3 @@ def array_shapes(quantizer: ResidualFSQ, hidden: int) -> dict[str, tuple[tuple[i
             }
             shapes |= {f"{kind}_{stage}_{name}": shape for name, shape in fields.items()}
     return shapes
-
-
-def checkerboard(height: int, width: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """Rows and columns of the positions of either colour."""
-    colour = (np.arange(height)[:, None] + np.arange(width)) % 2
-    return tuple(np.nonzero(colour == c) for c in (0, 1))  # pyright: ignore[reportReturnType]
-
-
-def coding_passes(count: int) -> list[tuple[range, int]]:
-    """Channels and colour of every pass over `count` open channels."""
-    return [(channels, colour) for channels in channel_groups(count) for colour in (0, 1)]

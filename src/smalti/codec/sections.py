@@ -55,8 +55,8 @@ def unpack_sections(metadata: Mapping[str, str]) -> dict[str, Any]:
         raise FormatError("header key 'header' is missing: no release wrote such a file, encode it again")
     try:
         inflate = zlib.decompressobj(-15, zdict=DICTIONARY)
-        text = inflate.decompress(base64.b64decode(metadata["header"], validate=True), MAX_JSON)
-        if inflate.unconsumed_tail:
+        text = inflate.decompress(base64.b64decode(metadata["header"], validate=True), MAX_JSON + 1)
+        if len(text) > MAX_JSON:
             raise FormatError(f"header key 'header' unpacks to more than {MAX_JSON} bytes")
         if not inflate.eof or inflate.unused_data:
             raise FormatError("header key 'header' ends early or late")

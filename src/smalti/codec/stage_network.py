@@ -17,6 +17,7 @@ from smalti.errors import ConfigError
 
 ENTER_SHIFT, MIDDLE_SHIFT, LEAVE_SHIFT = 9, 8, 7  # weights of the three layers are in 2^-shift
 FOLLOW_SHIFT, FARTHEST = 6, 127  # of the path from the frame before, channel by channel; in half steps
+SIGNED = 12  # channels whose sign the network reads; of the others it reads the magnitude alone
 INPUT_LIMIT, HIDDEN_LIMIT = 31, 63
 FRACTION = 8  # positions of the distribution's table are eighths of half a step
 STRIP = 1 << 14  # positions that are convolved at once
@@ -87,8 +88,13 @@ def _rounded(sums: Float32[np.ndarray, "n c"], shift: int) -> Float32[np.ndarray
     return np.floor((sums + np.float32(2 ** (shift - 1))) * np.float32(2**-shift))
 
 
+def input_rows(channels: range, count: int) -> list[int]:
+    """Rows of the inputs, magnitudes then signed values, that hold some of `count` open channels."""
+    return [*channels, *(count + c for c in channels if c < SIGNED)]
+
+
 def convolved(maps: Float32[np.ndarray, "h w c"], weights: np.ndarray) -> Float32[np.ndarray, "h w hidden"]:
-    """3×3 convolution with zeros outside: nine shifted maps side by side, then one product; strip by strip."""
+    """3×3 convolution with zeros outside: nine shifted maps, then one product; strip by strip."""
     height, width, count = maps.shape
     padded = np.pad(maps, ((1, 1), (1, 1), (0, 0)))
     matrix = weights.reshape(count, 9, -1).swapaxes(0, 1).reshape(9 * count, -1)

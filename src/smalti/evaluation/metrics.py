@@ -22,13 +22,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from smalti.errors import ConfigError, MediaError, missing_extra, nearest
+from smalti.nn.similarity import SCALE_WEIGHTS, WINDOW, similarity_terms
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-WINDOW = 11
-SIGMA = 1.5
-SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 SMALLEST_SSIM_SIDE = WINDOW // 2 + 1
 SMALLEST_MS_SSIM_SIDE = WINDOW * 2 ** (len(SCALE_WEIGHTS) - 1)
 
@@ -131,28 +129,7 @@ def _similarities(reference: Pixels, candidate: Tensor, scales: int) -> tuple[Te
 def _similarity(x: Float[Tensor, "n 3 h w"], y: Float[Tensor, "n 3 h w"]) -> tuple[Tensor, Tensor]:
     """SSIM over the whole frame, and its contrast term where the window lies inside the frame; each [n]."""
     margin = WINDOW // 2
-    luminance_floor, contrast_floor = 0.01**2, 0.03**2
     x, y = (F.pad(p, (margin,) * 4, mode="reflect") for p in (x, y))
-    mean_x, mean_y = _blur(x), _blur(y)
-    squared, crossed = mean_x.square() + mean_y.square(), mean_x * mean_y
-    variance = (_blur(x.square()) - mean_x.square()).clamp(min=0)
-    variance += (_blur(y.square()) - mean_y.square()).clamp(min=0)
-    covariance = _blur(x * y) - crossed
-    contrast = (2 * covariance + contrast_floor) / (variance + contrast_floor)
-    similarity = contrast * (2 * crossed + luminance_floor) / (squared + luminance_floor)
+    contrast, luminance = similarity_terms(x, y)
     inside = contrast[..., margin:-margin, margin:-margin]
-    return similarity.mean(dim=(1, 2, 3)), inside.mean(dim=(1, 2, 3))
-
-
-def _blur(x: Float[Tensor, "n c h w"]) -> Tensor:
-    """The Gaussian window as a sum of shifted frames: columns first, then rows."""
-    offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
-    weights = torch.exp(-offsets.square() / (2 * SIGMA**2))
-    weights = (weights / weights.sum()).tolist()
-    for axis in (2, 3):
-        length = x.shape[axis] - WINDOW + 1
-        total = x.narrow(axis, 0, length) * weights[0]
-        for shift, weight in enumerate(weights[1:], start=1):
-            total.add_(x.narrow(axis, shift, length), alpha=weight)
-        x = total
-    return x
+    return (contrast * luminance).mean(dim=(1, 2, 3)), inside.mean(dim=(1, 2, 3))

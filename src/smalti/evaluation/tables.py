@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import mean
 from typing import NamedTuple
 
 from rich.table import Table
@@ -95,19 +96,29 @@ def _equal_bits(report: Report) -> Rows:
 
 
 def _usage(report: Report) -> list[Rows]:
-    if not report.usage:
-        return []
-    body = [
-        (
-            str(index),
-            f"{usage.size:,}",
-            f"{usage.used:,}",
-            f"{usage.used / usage.size:.1%}",
-            f"{usage.perplexity:,.1f}",
-        )
-        for index, usage in enumerate(report.usage, start=1)
-    ]
-    return [Rows("Codebooks", ("codebook", "codes", "used", "share", "perplexity"), body)]
+    """Means over the codebooks that every stage adds."""
+    body, first = [], 0
+    for stage, last in enumerate(report.tokenizer["stages"], start=1):
+        added = report.usage[first:last]
+        if added:
+            shares = [usage.used / usage.size for usage in added]
+            body.append(
+                (
+                    str(stage),
+                    _span(first + 1, first + len(added)),
+                    _span(*sorted({usage.size for usage in added})),
+                    f"{mean(shares):.1%}",
+                    f"{mean(usage.perplexity for usage in added):,.1f}",
+                )
+            )
+        first = last
+    head = ("stage", "codebooks", "codes", "used", "perplexity")
+    return [Rows("Codebooks, means over those of a stage", head, body)] if body else []
+
+
+def _span(*numbers: int) -> str:
+    first, last = numbers[0], numbers[-1]
+    return f"{first:,}" if first == last else f"{first:,}–{last:,}"
 
 
 def _number(value: float, digits: int) -> str:

@@ -7,8 +7,10 @@ frame ── swscale (colour and size in one pass) ── alpha over background 
 ```
 Times are the container's presentation times, unshifted: they may start below 0, stand unevenly, or repeat;
 a time that runs backwards is raised to the one before. Damage that FFmpeg can detect (checksums, broken
-syntax, missing data) ends the clip with a fault; a flipped payload byte that still is valid syntax cannot
-be told from a picture, since mp4 holds no checksums.
+syntax, missing data) ends the clip with a fault, or, with `damaged="skip"`, is passed over: FFmpeg then
+repairs what it can inside a frame; frames that do not decode are left out and counted, and none is put in
+their place. A flipped payload byte that still is valid syntax cannot be told from a picture: mp4 holds no
+checksums.
 """
 
 from __future__ import annotations
@@ -26,21 +28,15 @@ import numpy as np
 from smalti.errors import MediaError
 from smalti.media import header
 from smalti.media.conversion import Conversion, is_full_range
+from smalti.media.decoding import BEYOND_REPAIR, FAULTS, Damage, decoded, first_frame, reason
 from smalti.media.frames import WHITE, Colour, Frame
 from smalti.media.info import Budget, Info
 from smalti.media.isobmff import is_isobmff, video_index
 
+LENIENT = {"err_detect": "crccheck+bitstream+buffer"}
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
-BEYOND_REPAIR = "copy the file again, or keep what is whole with on_truncated='keep'"
 CLOCK = Fraction(1, 90_000)
 DENSE = 0.9  # from this share of wanted frames on, decoding in order is no slower
-
-
-class _Damage(Exception):
-    """A packet or frame that FFmpeg gave out, but marked as damaged."""
-
-
-FAULTS = (av.FFmpegError, _Damage)
 
 
 class Entry(NamedTuple):
@@ -65,10 +61,13 @@ class ClipSource:
         budget: Budget,
         size: tuple[int, int] | None = None,
         background: Colour = WHITE,
+        skip: bool = False,
     ) -> None:
         self.fault: MediaError | None = None
-        self._path, self._budget = path, budget
-        self._options = STRICT | {"protocol_whitelist": "file", "max_pixels": str(budget.pixels)}
+        self.frames_corrupt = 0
+        self._path, self._budget, self._skip = path, budget, skip
+        self._detect = LENIENT if skip else STRICT
+        self._options = self._detect | {"protocol_whitelist": "file", "max_pixels": str(budget.pixels)}
         index = video_index(path) if is_isobmff(header.first_bytes(path)) else None
         budget.check_length(path, index and index.samples, None)
         with self._open(threads="SLICE") as container:
@@ -82,7 +81,7 @@ class ClipSource:
             self._start = stream.start_time or 0
             self._rate = float(rate or stream.guessed_rate or 25)
             self._seek_by_dts = "mp4" in container.format.name
-            first = self._first_frame(container, stream)
+            first = first_frame(path, container, stream, skip)
             self._convert = Conversion(first, size, background)
             budget.check_frame(path, self._convert.height, self._convert.width)
             self.info = Info(
@@ -108,6 +107,9 @@ class ClipSource:
 
     def frames(self, wanted: Sequence[int] | None = None) -> Iterator[Frame]:
         """The frames at these increasing places, or all. Stops at a fault."""
+        if self._skip:
+            yield from self._past_damage(wanted)
+            return
         if wanted is None:
             yield from self._in_order(None)
             return
@@ -125,33 +127,52 @@ class ClipSource:
 
     def _in_order(self, wanted: set[int] | None) -> Iterator[Frame]:
         """Decode from the beginning; all frames, or up to the last wanted."""
-        count, previous = 0, -float("inf")
+        count, previous, end = 0, -float("inf"), -float("inf")
         last = max(wanted) if wanted else None
         with self._open(threads="AUTO") as container:
             stream = container.streams.video[0]
             try:
-                for frame in _decoded(container, stream):
+                for frame in decoded(container, stream):
                     seconds = self._time_of(frame, count, previous)
                     if wanted is None or count in wanted:
                         yield Frame(count, seconds, self._convert(frame))
-                    previous = seconds
+                    previous, end = seconds, seconds + (frame.duration or 0) * self._tick
                     count += 1
                     if last is not None and count > last:
                         return
                     if count > self._budget.frames:
                         self._budget.check_length(self._path, count, None)
             except FAULTS as error:
-                self._fail(count, _reason(error))
+                self._fail(count, reason(error))
                 return
         promised = self.info.frames
         if promised is not None and count > promised:
             self._fail(count, "there are more than promised")
         elif last is not None or (promised is not None and count < promised):
             self._fail(count, "the rest is missing or does not decode")
-        elif promised is None and self._ends_early(previous):
-            self._fail(
-                count, f"the header promises {self.info.duration:.2f} seconds, it ends at {previous:.2f}"
-            )
+        elif promised is None and self._ends_early(end):
+            self._fail(count, f"the header promises {self.info.duration:.2f} seconds, it ends at {end:.2f}")
+
+    def _past_damage(self, wanted: Sequence[int] | None) -> Iterator[Frame]:
+        """Decode from the beginning, leave out what does not decode; packets tell which frames these are."""
+        entries = self._entries()
+        places = {entry.pts: place for place, entry in reversed([*enumerate(entries)])}  # the first of equals
+        asked = set(range(len(entries)) if wanted is None else wanted)
+        count, previous, given = 0, -float("inf"), 0
+        with self._open(threads="SLICE") as container:
+            stream = container.streams.video[0]
+            for frame in decoded(container, stream, skip=True):
+                place = max(places.get(frame.pts, count), count)
+                seconds = self._time_of(frame, place, previous)
+                if place in asked:
+                    yield Frame(place, seconds, self._convert(frame))
+                    given += 1
+                previous, count = seconds, place + 1
+                if asked and count > max(asked):
+                    break
+        self.frames_corrupt = len(asked) - given
+        if self.info.frames is not None and len(entries) < self.info.frames:
+            self._fail(len(entries), "the data ends early")
 
     def _by_groups(self, wanted: Sequence[int], entries: list[Entry]) -> Iterator[Frame]:
         """Decode only the groups of pictures that hold a wanted frame, and of those no more than needed."""
@@ -169,7 +190,7 @@ class ClipSource:
                 try:
                     frames = self._group(container, stream, keys[group][1], {shown[i] for i in members})
                 except FAULTS as error:
-                    self._fail(len(wanted) - len(left), _reason(error))
+                    self._fail(len(wanted) - len(left), reason(error))
                     return
                 if len(frames) < len(members):
                     break  # this container does not seek as it says
@@ -200,7 +221,7 @@ class ClipSource:
         frames += stream.codec_context.decode(None)
         kept = {frame.pts: frame for frame in frames if frame.pts in targets}
         if any(frame.is_corrupt for frame in kept.values()):
-            raise _Damage("a frame is damaged")
+            raise Damage("a frame is damaged")
         return kept
 
     # -- the container ------------------------------------------------------------------------------------
@@ -226,31 +247,13 @@ class ClipSource:
             except (av.FFmpegError, ValueError) as error:
                 raise MediaError(
                     f"{self._path}: not a picture or video that can be read "
-                    f"(it begins with {header.first_bytes(self._path)[:16]!r}): {_reason(error)}"
+                    f"(it begins with {header.first_bytes(self._path)[:16]!r}): {reason(error)}"
                 ) from error
             for stream in container.streams.video:
                 if stream.codec_context is not None:
-                    stream.codec_context.options = STRICT
+                    stream.codec_context.options = self._detect
                     stream.thread_type = threads
             yield container
-
-    def _first_frame(self, container: av.container.InputContainer, stream: av.VideoStream) -> av.VideoFrame:
-        try:
-            for frame in _decoded(container, stream):
-                return frame
-        except FAULTS as error:
-            raise MediaError(
-                f"{self._path}: the first frame does not decode: {_reason(error)}",
-                decoded=0,
-                promised=stream.frames or None,
-            ) from error
-        if stream.frames:
-            raise MediaError(
-                f"{self._path}: no frame of the {stream.frames} promised is there: {BEYOND_REPAIR}",
-                decoded=0,
-                promised=stream.frames,
-            )
-        raise MediaError(f"{self._path}: the video track holds no frame", decoded=0, promised=0)
 
     def _entries(self) -> list[Entry]:
         """Every packet that will be shown, in the order of showing; no keys where times are unknown."""
@@ -277,49 +280,24 @@ class ClipSource:
             return previous + 1 / self._rate if count else self._start * self._tick
         return max(frame.pts * self._tick, previous)
 
-    def _ends_early(self, last: float) -> bool:
-        """Whether a container that counts no frames promised more seconds than came."""
+    def _ends_early(self, end: float) -> bool:
+        """Whether a container that counts no frames promised more seconds than came.
+
+        Some writers count a late clip's seconds from 0, others from its first frame.
+        """
         if self.info.duration is None or self.info.fps is None:
             return False
-        return last - self._start * self._tick + 2.5 / self.info.fps + 0.05 < self.info.duration
+        return end - min(self._start * self._tick, 0.0) + 2.5 / self.info.fps + 0.05 < self.info.duration
 
-    def _fail(self, decoded: int, reason: str) -> None:
+    def _fail(self, decoded: int, cause: str) -> None:
         promised = self.info.frames
         of = f" of {promised}" if promised is not None else ""
         self.fault = MediaError(
-            f"{self._path}: damaged or cut: {decoded}{of} frames were read, then: {reason}; {BEYOND_REPAIR}",
+            f"{self._path}: damaged or cut: {decoded}{of} frames were read, then: {cause}; {BEYOND_REPAIR}",
             decoded=decoded,
             promised=promised,
         )
 
 
-def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Frames in the order they are shown; raises at the first that is damaged.
-
-    What cannot be decoded before the first whole frame is passed over, since a clip that was cut out of
-    another may begin in the middle of a group of pictures; the count of frames tells.
-    """
-    begun, fault = False, None
-    for packet in container.demux(stream):
-        try:
-            if packet.is_corrupt:
-                raise _Damage("a packet is damaged or cut")
-            for frame in packet.decode():
-                if frame.is_corrupt:
-                    raise _Damage("a frame is damaged")
-                begun = True
-                yield frame
-        except FAULTS as error:
-            if begun:
-                raise
-            fault = error
-    if fault is not None and not begun:
-        raise fault
-
-
 def _rising(times: list[float]) -> list[float]:
     return np.maximum.accumulate(np.asarray(times, dtype=np.float64)).tolist() if times else []
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

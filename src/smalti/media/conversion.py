@@ -1,10 +1,10 @@
 """A decoded video frame → upright RGB of the size wanted.
 
 ```
-frame ── swscale: colours and size in one pass ── alpha over background ── display matrix ──► [3, h, w]
+frame ── swscale: colours and size in one pass ── tone map ── alpha over background ── display matrix ──► RGB
 ```
 The frame's own tags choose the colour matrix and range. Sixteen bits are kept where the video has more than
-eight; high dynamic range is not tone-mapped. Turns by anything but quarters are left out.
+eight; high dynamic range (PQ, HLG) is tone-mapped, see `hdr`. Turns by anything but quarters are left out.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from smalti.media.frames import Colour, over
+from smalti.media.hdr import HLG, PQ, to_standard_range
 
 FULL_RANGE = 2  # FFmpeg's number for it
 
@@ -37,7 +38,9 @@ class Conversion:
         parts = first.format.components
         self.alpha = any(part.is_alpha for part in parts) or first.format.has_palette
         self.depth = max(part.bits for part in parts)
-        self._format = f"gbr{'a' if self.alpha else ''}p{'16le' if self.depth > 8 else ''}"
+        self._transfer = first.color_trc if first.color_trc in (PQ, HLG) else None
+        deep = self.depth > 8 or self._transfer is not None
+        self._format = f"gbr{'a' if self.alpha else ''}p{'16le' if deep else ''}"
         wanted = size or (self.height, self.width)
         self._stored = wanted[::-1] if self._sideways else wanted
         self._background = background
@@ -55,6 +58,8 @@ class Conversion:
             threads=1,
         )
         pixels = _planes(converted)
+        if self._transfer is not None:
+            pixels[:3] = to_standard_range(pixels[:3], self._transfer)
         if self.alpha:
             pixels = over(pixels, self._background)
         return _upright(pixels, self._matrix)

@@ -39,6 +39,7 @@ WORST = {"h264": 51, "hevc": 51, "vp9": 63, "av1": 63}
 HALVES_CHROMA = {"h264", "hevc"}  # these refuse odd sizes when colours are stored at half size
 BT601, BT709, LIMITED = 6, 1, 1
 FINE_CLOCK = Fraction(1, 90_000)
+FARTHEST = 1 << 40  # ticks between decoding and showing; x265 gives out noise for clips of one or two frames
 
 
 @runtime_checkable
@@ -159,6 +160,8 @@ class VideoEncoder:
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:
             packet.duration = self._durations.pop(packet.pts, packet.duration)
+            if packet.dts is not None and abs(packet.pts - packet.dts) > FARTHEST:
+                packet.dts = packet.pts
             if self._sound is not None and packet.dts is not None:
                 self._sound.carry(float(packet.dts * packet.time_base))
             self._output.mux(packet)

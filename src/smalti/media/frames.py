@@ -35,10 +35,12 @@ class FrameSource(Protocol):
     Attributes:
         info: what its header says.
         fault: why decoding stopped early, once it did.
+        frames_corrupt: frames that were asked for and left out, because they do not decode.
     """
 
     info: Info
     fault: MediaError | None
+    frames_corrupt: int
 
     def times(self) -> list[float]:
         """Seconds of every frame, in order, without decoding."""

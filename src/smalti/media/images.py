@@ -1,10 +1,11 @@
-"""Pictures and animated pictures, through Pillow; those of sixteen bits a channel through FFmpeg.
+"""Pictures and animated pictures, through Pillow; those of more than eight bits a channel through FFmpeg.
 
 ```
-file ── header ── Budget ── decode ── upright (EXIF) ── alpha over background ── resize ── RGB [3, h, w]
+file ── header ── Budget ── decode ── upright (EXIF) ── sRGB (ICC) ── alpha over background ── resize ──► RGB
 ```
-Conversions: grey and 1-bit are repeated to RGB; palettes are looked up; CMYK and YCbCr go to RGB by
-Pillow's plain formulas (embedded colour profiles are not applied); 16-bit PNG and TIFF stay 16-bit.
+Conversions: grey and 1-bit are repeated to RGB; palettes are looked up; an embedded colour profile is applied
+to eight-bit pictures (not to deeper ones, which LittleCMS in Pillow would cut); without one, CMYK and YCbCr
+go to RGB by Pillow's plain formulas; 16-bit PNG and TIFF and AVIF of 10 and 12 bits keep their precision.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from smalti.errors import MediaError
+from smalti.media import deep
 from smalti.media.animations import SHORTEST, durations, png_chunks
 from smalti.media.frames import WHITE, Colour, Frame, over, steady_rate
 from smalti.media.info import Budget, Info
+from smalti.media.profiles import to_srgb
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "ICO")
 ORIENTATION_TAG = 0x0112
 BITS_PER_SAMPLE_TAG = 258
 TICKS = {"GIF": 0.01}
-SIDEWAYS = {5, 6, 7, 8}
 ANTICLOCKWISE = {1: 0, 2: 0, 3: 180, 4: 180, 5: 90, 6: 270, 7: 270, 8: 90}
 
 _inside = 0
@@ -85,6 +87,7 @@ class ImageSource:
         background: Colour = WHITE,
     ) -> None:
         self.fault: MediaError | None = None
+        self.frames_corrupt = 0
         self._path, self._size, self._background = path, size, background
         _check_webp(path, budget)
         with _faults(path):
@@ -95,10 +98,12 @@ class ImageSource:
             shown = durations(path, image.format or "", budget.frames) or []
             budget.check_length(path, len(shown), sum(shown))
             with _faults(path):
-                depth = _bit_depth(image)
+                depth = deep.avif_depth(path) if image.format == "AVIF" else _bit_depth(image)
                 count = getattr(image, "n_frames", 1) if image.format != "TIFF" else 1
                 orientation = _orientation(path, image)
                 self._deep = depth > 8 and image.mode in {"RGB", "RGBA", "RGBX", "LA"}
+                if image.format == "AVIF":  # FFmpeg sees no transparency, and a grid as many pictures
+                    self._deep &= image.mode == "RGB" and not deep.is_tiled(path)
             self._first = max(0, count - len(shown)) if shown else 0
             self._animated = image.format in {"GIF", "WEBP", "PNG", "AVIF"} and max(count, len(shown)) > 1
             if self._animated and not shown:
@@ -106,7 +111,9 @@ class ImageSource:
                 shown = self._decoded_durations(count)
             if not self._animated:
                 shown = []
-            if orientation in SIDEWAYS and image.format != "TIFF":  # of a TIFF, Pillow tells the upright size
+            if (
+                orientation in deep.SIDEWAYS and image.format != "TIFF"
+            ):  # of a TIFF, Pillow tells the upright size
                 width, height = height, width
             self._shown = shown
             self.info = Info(
@@ -150,7 +157,7 @@ class ImageSource:
         if not asked:
             return
         if self._deep and not self._animated:
-            yield Frame(0, 0.0, _channels_first(self._read_deep()))
+            yield Frame(0, 0.0, self._read_deep())
             return
         with _faults(self._path):
             image = Image.open(self._path, formats=FORMATS)
@@ -168,23 +175,23 @@ class ImageSource:
                     )
                     return
                 if pixels is not None:
-                    yield Frame(index, times[index], _channels_first(pixels))
+                    yield Frame(index, times[index], deep.channels_first(pixels))
 
     def _convert(self, image: Image.Image) -> np.ndarray:
         """One Pillow image as upright RGB of the size wanted."""
         if image.format == "JPEG" and self._size is not None:
-            height, width = self._size if self._orientation not in SIDEWAYS else self._size[::-1]
+            height, width = self._size if self._orientation not in deep.SIDEWAYS else self._size[::-1]
             image.draft("RGB", (width, height))
-        upright = image if self._animated else ImageOps.exif_transpose(image)
+        upright = to_srgb(image if self._animated else ImageOps.exif_transpose(image))
         mode = upright.mode
         if mode.startswith("I;16"):
             grey = np.asarray(upright).astype(np.uint16)
-            return _resize_deep(np.repeat(grey[..., None], 3, axis=2), self._size)
+            return deep.resize(np.repeat(grey[..., None], 3, axis=2), self._size)
         if mode in {"I", "F"}:
-            return _resize_deep(_from_wide_grey(self._path, upright), self._size)
+            return deep.resize(_from_wide_grey(self._path, upright), self._size)
         if upright.has_transparency_data or mode in {"La", "RGBa"}:
-            rgba = _channels_first(np.asarray(upright.convert("RGBA")))
-            rgb = Image.fromarray(_channels_last(over(rgba, self._background)))
+            rgba = deep.channels_first(np.asarray(upright.convert("RGBA")))
+            rgb = Image.fromarray(deep.channels_last(over(rgba, self._background)))
         else:
             rgb = upright.convert("RGB")
         if self._size is not None and rgb.size != self._size[::-1]:
@@ -192,37 +199,14 @@ class ImageSource:
         return np.asarray(rgb)
 
     def _read_deep(self) -> np.ndarray:
-        """A PNG or TIFF of sixteen bits a channel and several channels, which Pillow would cut to eight."""
         try:
-            context = av.CodecContext.create(self.info.codec, "r")
-            packet = av.Packet(self._path.read_bytes())
-            frame = [*context.decode(packet), *context.decode(None)][0]
-            alpha = any(part.is_alpha for part in frame.format.components)
-            pixels = frame.to_ndarray(format="rgba64le" if alpha else "rgb48le")
-        except (av.FFmpegError, IndexError, ValueError) as error:
+            if self.info.codec == "avif":
+                return deep.read_avif(self._path, self._orientation, self._size, self._background)
+            return deep.read(self._path, self.info.codec, self._orientation, self._size, self._background)
+        except (av.FFmpegError, StopIteration, IndexError, ValueError) as error:
             raise MediaError(
                 f"{self._path}: the picture is damaged: {error}", decoded=0, promised=1
             ) from error
-        if alpha:
-            pixels = _channels_last(over(_channels_first(pixels), self._background))
-        return _resize_deep(orient(pixels, self._orientation), self._size)
-
-
-def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """`[h, w, c]` brought upright, by EXIF orientation 1 to 8."""
-    if orientation in SIDEWAYS:
-        pixels = pixels.swapaxes(0, 1)
-    rows = -1 if orientation in {3, 4, 7, 8} else 1
-    columns = -1 if orientation in {2, 3, 6, 7} else 1
-    return np.ascontiguousarray(pixels[::rows, ::columns])
-
-
-def _channels_first(pixels: np.ndarray) -> np.ndarray:
-    return np.array(pixels.transpose(2, 0, 1), order="C")
-
-
-def _channels_last(pixels: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 
 def _check_webp(path: Path, budget: Budget) -> None:
@@ -268,17 +252,6 @@ def _from_wide_grey(path: Path, image: Image.Image) -> np.ndarray:
         )
     scaled = np.rint(grey.astype(np.float64) * (65535 / white)).astype(np.uint16)
     return np.repeat(scaled[..., None], 3, axis=2)
-
-
-def _resize_deep(pixels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """Sixteen-bit RGB at another size, without losing precision."""
-    if size is None or pixels.shape[:2] == size:
-        return np.ascontiguousarray(pixels)
-    channels = [
-        Image.fromarray(pixels[..., c].astype(np.float32)).resize(size[::-1], Image.Resampling.BILINEAR)
-        for c in range(3)
-    ]
-    return np.rint(np.stack([np.asarray(c) for c in channels], axis=2)).clip(0, 65535).astype(np.uint16)
 
 
 def is_picture(path: Path) -> bool:

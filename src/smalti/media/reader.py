@@ -31,6 +31,7 @@ from smalti.media.progress import Report, track
 from smalti.media.sampling import Sampling
 
 OnTruncated = Literal["error", "keep"]
+Damaged = Literal["refuse", "skip"]
 StrPath = str | os.PathLike[str]
 
 
@@ -51,6 +52,7 @@ class Media:
         fps: frames a second where the frames stand evenly, else None.
         info: what the file's header says.
         fault: the damage that ended the clip early, where `on_truncated="keep"` let it pass.
+        frames_corrupt: frames that do not decode and were left out, where `damaged="skip"` let them pass.
     """
 
     pixels: Float[Tensor, "1 3 t h w"]
@@ -58,10 +60,15 @@ class Media:
     fps: Number | None
     info: Info
     fault: MediaError | None = None
+    frames_corrupt: int = 0
 
 
 def _open_source(
-    path: StrPath, budget: Budget, size: tuple[int, int] | None = None, background: Colour = WHITE
+    path: StrPath,
+    budget: Budget,
+    size: tuple[int, int] | None = None,
+    background: Colour = WHITE,
+    damaged: Damaged = "refuse",
 ) -> FrameSource:
     path = Path(path)
     if path.is_dir():
@@ -76,7 +83,7 @@ def _open_source(
         budget.check_frame(path, *size)
     if is_picture(path):
         return ImageSource(path, budget, size, background)
-    return ClipSource(path, budget, size, background)
+    return ClipSource(path, budget, size, background, skip=damaged == "skip")
 
 
 def probe(path: StrPath, budget: Budget = DEFAULT) -> Info:
@@ -112,6 +119,15 @@ class ClipReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+    @property
+    def frames_corrupt(self) -> int:
+        """Frames that do not decode and were left out so far, with `damaged="skip"`; known at the end."""
+        return self._source.frames_corrupt
+
+    def times(self) -> tuple[Number, ...]:
+        """Seconds of the frames that will come, from the packets; nothing is decoded."""
+        return tuple(self._source.times() if self._chosen is None else self._chosen[1])
 
     @property
     def expected(self) -> int | None:
@@ -159,7 +175,8 @@ class ClipReader:
                 current = next(decoded, None)
             if current is None:
                 return
-            yield current._replace(seconds=seconds)
+            if current.index == place:  # else this one does not decode and was left out
+                yield current._replace(seconds=seconds)
         next(decoded, None)  # lets the source compare what came with what was promised
 
 
@@ -174,6 +191,7 @@ def open_clip(
     budget: Budget = DEFAULT,
     background: Colour = WHITE,
     on_truncated: OnTruncated = "error",
+    damaged: Damaged = "refuse",
 ) -> ClipReader:
     """A picture or clip to be read chunk by chunk: `with open_clip(path) as clip: for c in clip.chunks(16)`.
 
@@ -181,8 +199,10 @@ def open_clip(
     """
     if on_truncated not in ("error", "keep"):
         raise ConfigError(f"on_truncated={on_truncated!r}: choose 'error' or 'keep'")
+    if damaged not in ("refuse", "skip"):
+        raise ConfigError(f"damaged={damaged!r}: choose 'refuse' or 'skip'")
     sampling = Sampling(frames, fps, start, end)
-    source = _open_source(path, budget, size, background)
+    source = _open_source(path, budget, size, background, damaged)
     shape = size or (source.info.height, source.info.width)
     return ClipReader(source, sampling, budget, shape, on_truncated == "keep")
 
@@ -198,6 +218,7 @@ def read(
     budget: Budget = DEFAULT,
     background: Colour = WHITE,
     on_truncated: OnTruncated = "error",
+    damaged: Damaged = "refuse",
     progress: bool | Report | None = None,
 ) -> Media:
     """A whole picture or clip, or a sample of it, as float32 RGB in [0, 1].
@@ -213,6 +234,9 @@ def read(
         background: RGB in [0, 1] that transparent pixels are laid over.
         on_truncated: `error` raises for a damaged or cut clip; `keep` returns the frames before the damage
             and notes it in `Media.fault`.
+        damaged: `refuse` takes a frame that FFmpeg calls broken for the end of what can be trusted; `skip`
+            goes on past it as players do, leaves out what does not decode and counts it in `frames_corrupt`.
+            It decodes from the first frame on, and a frame that is kept may have repaired parts.
         progress: see `track`.
 
     Raises:
@@ -230,6 +254,7 @@ def read(
         budget=budget,
         background=background,
         on_truncated=on_truncated,
+        damaged=damaged,
     ) as clip:
         expected = clip.expected
         budget.check_bytes(clip.info.path, expected or 1, clip.height, clip.width)
@@ -242,7 +267,7 @@ def read(
     times = tuple(frame.seconds for frame in held)
     nominal = clip.info.fps if fps is None else fps
     steady = steady_rate(times, clip.info.time_base, nominal) if len(times) > 1 else clip.info.fps
-    return Media(_to_pixels(held), times, steady, clip.info, clip.fault)
+    return Media(_to_pixels(held), times, steady, clip.info, clip.fault, clip.frames_corrupt)
 
 
 def _to_pixels(frames: list[Frame]) -> Float[Tensor, "1 3 t h w"]:

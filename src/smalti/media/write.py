@@ -114,7 +114,8 @@ class ClipWriter:
         self._options = {"codec": codec, "quality": quality, "lossless": lossless, "audio_from": audio_from}
         self._cleanup = contextlib.ExitStack()
         self._pending: tuple[np.ndarray, float] | None = None
-        self._shown = 1 / 25 if fps is None else 1 / fps
+        self._gaps: tuple[float, ...] = ()  # seconds between the last three frames
+        self._usual = 1 / 25 if fps is None else 1 / fps
         self._count = 0
 
     def __enter__(self) -> ClipWriter:
@@ -166,15 +167,16 @@ class ClipWriter:
                 raise MediaError(
                     f"{self._path}: frame {self._count} at {seconds} seconds comes before {began}"
                 )
-            self._shown = seconds - began
-            self._encoder.add(before, began, self._shown)
+            self._gaps = (*self._gaps[-1:], seconds - began)
+            self._encoder.add(before, began, seconds - began)
         self._pending = (frame, seconds)
         self._count += 1
 
     def _finish(self) -> None:
         if self._pending is None:
             raise MediaError(f"{self._path}: no frame was written")
-        self._encoder.add(*self._pending, self._shown)
+        stay = min(self._gaps, default=self._usual) or self._usual  # one long gap does not make the last long
+        self._encoder.add(*self._pending, stay)
         self._encoder.close()
 
     def _open(self, stack: contextlib.ExitStack) -> Encoder:

@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from smalti.nn.order import descending
+
 CHUNK = 2**22
 
 
@@ -25,8 +27,9 @@ def chunked(rows: int, columns: int) -> list[slice]:
 
 def squared_distances(a: Float[Tensor, "b n d"], b: Float[Tensor, "b m d"]) -> Float[Tensor, "b n m"]:
     """Squared Euclidean distances by one matrix product; never negative."""
-    squares = a.square().sum(-1)[..., None] + b.square().sum(-1)[:, None]
-    return torch.baddbmm(squares, a, b.mT, alpha=-2).clamp_(min=0)
+    of_a = torch.linalg.vector_norm(a, dim=-1).square()
+    of_b = of_a if b is a else torch.linalg.vector_norm(b, dim=-1).square()
+    return torch.bmm(a, b.mT).mul_(-2).add_(of_a[..., None]).add_(of_b[:, None]).clamp_(min=0)
 
 
 def nearest(
@@ -38,7 +41,7 @@ def nearest(
     offset = torch.zeros_like(centres[..., 0]) if cosine else centres.square().sum(-1) / 2
     parts = [
         torch.baddbmm(offset[:, None], tokens[:, rows], centres.mT, beta=-1).argmax(-1)
-        for rows in chunked(tokens.shape[1], centres.shape[1] * len(tokens))
+        for rows in chunked(tokens.shape[1], centres.shape[1] * tokens.shape[0])
     ]
     return torch.cat(parts, 1)
 
@@ -52,9 +55,9 @@ def means(
     tokens: Float[Tensor, "b n d"], group: Int[Tensor, "b n"], count: int, weight: Float[Tensor, "b n"]
 ) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"]]:
     """Weighted mean of every group (zeros without members) and its weight."""
-    total = torch.zeros(len(tokens), count, device=tokens.device).scatter_add(1, group, weight)
+    total = torch.zeros(tokens.shape[0], count, device=tokens.device).scatter_add(1, group, weight)
     where = group[..., None].expand_as(tokens)
-    sums = tokens.new_zeros(len(tokens), count, tokens.shape[-1])
+    sums = tokens.new_zeros(tokens.shape[0], count, tokens.shape[-1])
     sums = sums.scatter_add(1, where, tokens * weight[..., None].to(tokens.dtype))
     return sums / torch.where(total == 0, 1, total)[..., None].to(tokens.dtype), total
 
@@ -63,10 +66,10 @@ def best_pairs(
     a: Float[Tensor, "b n d"], b: Float[Tensor, "b m d"]
 ) -> tuple[Float[Tensor, "b n"], Int[Tensor, "b n"]]:
     """Of every row of `a` the highest inner product with a row of `b`, and which."""
-    if len(a) * a.shape[1] * b.shape[1] <= CHUNK:
+    if a.shape[0] * a.shape[1] * b.shape[1] <= CHUNK:
         score, index = (a @ b.mT).max(-1)
         return score, index
-    parts = [(a[:, rows] @ b.mT).max(-1) for rows in chunked(a.shape[1], b.shape[1] * len(a))]
+    parts = [(a[:, rows] @ b.mT).max(-1) for rows in chunked(a.shape[1], b.shape[1] * a.shape[0])]
     return torch.cat([p.values for p in parts], 1), torch.cat([p.indices for p in parts], 1)
 
 
@@ -75,7 +78,7 @@ def farthest_points(points: Float[Tensor, "b n d"], count: int) -> Int[Tensor, "
 
     This is the KKZ start of k-means and k-medoids (Katsavounidis, Kuo & Zhang, 1994).
     """
-    batch = torch.arange(len(points), device=points.device)
+    batch = torch.arange(points.shape[0], device=points.device)
     chosen = [points.square().sum(-1).argmax(-1)]
     distance = torch.full(points.shape[:2], torch.inf, device=points.device)
     for _ in range(count - 1):
@@ -129,6 +132,8 @@ def density_peaks(
 
     density = exp(−mean square of the k smallest distances, itself included), distances / √d;
     score = density × distance to the nearest denser token (the largest distance for the densest).
+    Most tokens have a denser one among their neighbours, which is then the nearest; only the others, the peaks of
+    density, are compared with all tokens once more.
 
     Args:
         tokens: to be grouped.
@@ -141,36 +146,42 @@ def density_peaks(
         Centres by falling score, and every token's nearest centre, each centre being its own.
     """
     batch, size, dim = tokens.shape
-    tokens = tokens.float() / dim**0.5
-    neighbours = min(neighbours, size)
+    tokens = tokens.float()
     rows = chunked(size, size * batch)
-    far = torch.zeros(batch, 1, size, device=tokens.device)
-    if mask is not None:
-        far = far.masked_fill(~mask[:, None], torch.inf)
-    kept = squared_distances(tokens, tokens) + far if len(rows) == 1 else None
+    whole = squared_distances(tokens, tokens) if len(rows) == 1 else None
+    there = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask
 
-    def squares(part: slice) -> Float[Tensor, "b r n"]:
-        return squared_distances(tokens[:, part], tokens) + far if kept is None else kept
+    def squares(some: Int[Tensor, "b r"]) -> Float[Tensor, "b r n"]:
+        found = squared_distances(take(tokens, some), tokens) if whole is None else take(whole, some)
+        return found if mask is None else found.masked_fill(~mask[:, None], torch.inf)
 
-    density = torch.cat(
-        [(-squares(part).topk(neighbours, -1, largest=False).values.mean(-1)).exp() for part in rows], 1
-    )
-    if noise is not None:
-        density = density + noise
-    if mask is not None:
-        density = density * mask
-    separation, largest = [], torch.zeros(batch, 1, device=tokens.device)
+    position = torch.arange(size, device=tokens.device).expand(batch, -1)
+    near, largest = [], torch.zeros(batch, 1, device=tokens.device)
     for part in rows:
-        distance = squares(part)
-        denser = density[:, None] > density[:, part, None]
-        separation.append(distance.masked_fill(~denser, torch.inf).amin(-1))
-        largest = torch.maximum(largest, distance.masked_fill(distance.isinf(), 0).amax((1, 2))[:, None])
-    reach = torch.cat(separation, 1)
-    score = torch.where(reach.isinf(), largest, reach).sqrt() * density
-    if mask is not None:
-        score = score.masked_fill(~mask, -1)
-    centres = score.argsort(dim=-1, descending=True, stable=True)[:, :count]
-    group = nearest(tokens, take(tokens, centres))
+        distance = squares(position[:, part]) if whole is None or mask is not None else whole
+        near.append(distance.topk(min(neighbours, size), -1, largest=False))
+        finite = distance if mask is None else distance.masked_fill(~(mask[:, part, None] & mask[:, None]), 0)
+        largest = torch.maximum(largest, finite.amax((1, 2))[:, None])
+    closest = torch.cat([part.values for part in near], 1)
+    neighbour = torch.cat([part.indices for part in near], 1)
+
+    density = (-closest.mean(-1) / dim).exp()
+    density = (density if noise is None else density + noise) * there
+    denser = density.gather(1, neighbour.flatten(1)).view_as(closest) > density[..., None]
+    reach = closest.masked_fill(~denser, torch.inf).amin(-1)
+    peak = reach.isinf() & there
+    peaks = peak.byte().argsort(dim=-1, descending=True, stable=True)[:, : int(peak.sum(1).max())]
+    for part in chunked(peaks.shape[1], size * batch):
+        some = peaks[:, part]
+        denser = density[:, None] > density.gather(1, some)[..., None]
+        reach = reach.scatter(1, some, squares(some).masked_fill(~denser, torch.inf).amin(-1))
+    score = torch.where(reach.isinf(), largest, reach).div(dim).sqrt() * density
+    score = score.masked_fill(~there, -1)
+    centres = descending(score)[:, :count]
+    if whole is None:
+        group = nearest(tokens, take(tokens, centres))
+    else:
+        group = take(whole, centres).argmin(1)
     own = torch.arange(count, device=tokens.device).expand_as(centres)
     return centres, group.scatter(1, centres, own)
 

@@ -170,11 +170,12 @@ class ResidualFSQ(Quantizer):
 
     def lookup(self, ids: Int[Tensor, "*batch q"]) -> Float[Tensor, "*batch d"]:
         """The latents of the first stages' codes."""
+        self.depth_of(ids.shape[-1])
         sizes = torch.tensor(self.codebook_sizes[: ids.shape[-1]], device=ids.device)
         if ((ids < 0) | (ids >= sizes)).any():
             where = [int(i) for i in ((ids < 0) | (ids >= sizes)).nonzero()[0]]
             raise FormatError(f"id {int(ids[tuple(where)])} at {where} is outside its codebook")
-        return self.half_steps(ids) * (self.finest_step / 2)
+        return self.half_steps(ids.int()) * (self.finest_step / 2)
 
     def hard(
         self, z: Float[Tensor, "*#batch d"], stage: Int[Tensor, "*#batch 1"]
@@ -192,5 +193,5 @@ class ResidualFSQ(Quantizer):
         ids = self.ids(z)
         values = self.lookup(ids)
         return Quantized(
-            z + (values - z).detach(), ids, z.new_zeros(()), codebook_stats(ids, self.codebook_sizes)
+            values + (z - z.detach()), ids, z.new_zeros(()), codebook_stats(ids, self.codebook_sizes)
         )

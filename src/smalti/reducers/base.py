@@ -95,12 +95,14 @@ class Reducer(nn.Module, ABC):
     Attributes:
         place: where in a transformer block a host reduces: "inside", between attention and MLP, or "after" it.
         proportional: attention to a token grows with its mass (+ log mass on the logits of keys).
+        ragged: samples of a batch may keep different counts.
         gradual: tokens leave at every block; else at a few.
         config: a frozen dataclass of the method's options.
     """
 
     place: ClassVar[Literal["inside", "after"]] = "after"
     proportional: bool = False
+    ragged: bool = False
     gradual: ClassVar[bool] = False
     config: Any
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from smalti.errors import ConfigError, nearest
 from smalti.nn import clustering
+from smalti.nn.order import descending
 from smalti.reducers.base import Context
 
 
@@ -170,7 +171,7 @@ class Random(Criterion):
         """Scores: uniform in [0, 1)."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + context.layer)
         scores = torch.rand(tokens.shape[1], generator=generator).to(tokens.device)
-        return Judgement(scores.expand(len(tokens), -1))
+        return Judgement(scores.expand(tokens.shape[0], -1))
 
 
 @criterion
@@ -185,7 +186,7 @@ class Uniform(Criterion):
         size = tokens.shape[1]
         middle = (2 * torch.arange(count, device=tokens.device) + 1) * size // (2 * count)
         scores = torch.zeros(size, device=tokens.device).scatter(0, middle, 1.0)
-        return Judgement(scores.expand(len(tokens), -1))
+        return Judgement(scores.expand(tokens.shape[0], -1))
 
 
 @criterion
@@ -213,7 +214,7 @@ class Bipartite(Criterion):
     def judge(self, tokens: Float[Tensor, "b n d"], context: Context, count: int) -> Judgement:
         """Groups of tokens that were paired; centres are the first members."""
         compared = F.normalize(features(tokens, context).float(), dim=-1)
-        group = torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1)
+        group = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[0], -1)
         size = tokens.shape[1]
         while size > count:
             paired = bipartite_groups(compared, max(count, size - size // 2))
@@ -294,7 +295,7 @@ class Spectral(Criterion):
 def first_members(group: Int[Tensor, "b n"], count: int) -> Int[Tensor, "b k"]:
     """Position of the first token of every group."""
     position = torch.arange(group.shape[1], device=group.device).expand_as(group)
-    size = torch.full((len(group), count), group.shape[1] - 1, device=group.device)
+    size = torch.full((group.shape[0], count), group.shape[1] - 1, device=group.device)
     return size.scatter_reduce(1, group, position, "amin")
 
 
@@ -308,8 +309,8 @@ def bipartite_groups(compared: Float[Tensor, "b n d"], count: int) -> Int[Tensor
     size = compared.shape[1]
     even, odd = compared[:, ::2], compared[:, 1::2]
     score, partner = clustering.best_pairs(even, odd)
-    joined = score.argsort(dim=-1, descending=True, stable=True)[:, : size - count]
-    root = torch.arange(size, device=compared.device).repeat(len(compared), 1)
+    joined = descending(score)[:, : size - count]
+    root = torch.arange(size, device=compared.device).repeat(compared.shape[0], 1)
     root.scatter_(1, 2 * joined, 2 * partner.gather(1, joined) + 1)
     alive = torch.ones_like(root).scatter_(1, 2 * joined, 0)
     return (alive.cumsum(1) - 1).gather(1, root)

@@ -141,7 +141,7 @@ class Gather(Reduction):
     @property
     def source_map(self) -> Int[Tensor, "b n"]:
         """New position of every token, -1 for dropped ones."""
-        there = torch.full((len(self.index), self.size + 1), -1, device=self.index.device)
+        there = torch.full((self.index.shape[0], self.size + 1), -1, device=self.index.device)
         new = torch.arange(self.count, device=self.index.device).expand_as(self.index)
         return there.scatter(1, torch.where(self.mask, self.index, self.size), new)[:, :-1]
 
@@ -153,7 +153,7 @@ class Gather(Reduction):
     def spread(self, y: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
         """The kept tokens in their places, zeros elsewhere."""
         place = torch.where(self.mask, self.index, self.size)[..., None].expand(-1, -1, y.shape[-1])
-        return y.new_zeros(len(y), self.size + 1, y.shape[-1]).scatter(1, place, y)[:, :-1]
+        return y.new_zeros(y.shape[0], self.size + 1, y.shape[-1]).scatter(1, place, y)[:, :-1]
 
     def matrix(self) -> Float[Tensor, "b m n"]:
         """One 1 in every row of a kept token."""
@@ -192,7 +192,7 @@ class Assign(Reduction):
     def mass(self) -> Float[Tensor, "b m"]:
         """Sum of the members' weights."""
         weight = self._weights()
-        return weight.new_zeros(len(weight), self.count).scatter_add(1, self.group.clamp(min=0), weight)
+        return weight.new_zeros(weight.shape[0], self.count).scatter_add(1, self.group.clamp(min=0), weight)
 
     @property
     def source_map(self) -> Int[Tensor, "b n"]:
@@ -200,11 +200,12 @@ class Assign(Reduction):
         return self.group
 
     def apply(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b m d"]:
-        """Weighted means, summed in float32: sums and a division, which export exactly where means do not."""
+        """Weighted means, summed in float32 or better: sums and a division, which export exactly where means do not."""
         weight = self._weights()
         where = self.group.clamp(min=0)[..., None].expand(-1, -1, x.shape[-1])
-        total = torch.zeros(len(x), self.count, x.shape[-1], device=x.device)
-        total = total.scatter_add(1, where, x.float() * weight[..., None])
+        exact = torch.promote_types(x.dtype, torch.float32)
+        total = torch.zeros(x.shape[0], self.count, x.shape[-1], device=x.device, dtype=exact)
+        total = total.scatter_add(1, where, x.to(exact) * weight[..., None])
         return (total / _nonzero(self.mass)[..., None]).to(x.dtype)
 
     def spread(self, y: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
@@ -280,7 +281,7 @@ def _nonzero(total: Tensor) -> Tensor:
 
 def identity(x: Float[Tensor, "b n d"], weight: Float[Tensor, "b n"] | None = None) -> Gather:
     """The reduction that keeps every token."""
-    return Gather(x.shape[1], torch.arange(x.shape[1], device=x.device).expand(len(x), -1), weight)
+    return Gather(x.shape[1], torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1), weight)
 
 
 def protect(reduction: Reduction, count: int, weight: Float[Tensor, "b n"] | None = None) -> Reduction:
@@ -296,18 +297,18 @@ def protect(reduction: Reduction, count: int, weight: Float[Tensor, "b n"] | Non
     if isinstance(reduction, Assign):
         return Assign(_prefixed(reduction.group, count), reduction.groups + count, weight)
     weights = reduction.matrix()
-    front = torch.eye(count, device=weights.device).expand(len(weights), -1, -1)
+    front = torch.eye(count, device=weights.device).expand(weights.shape[0], -1, -1)
     back = reduction.back if isinstance(reduction, Dense) else None
     return Dense(_blocks(front, weights), weight, None if back is None else _blocks(front, back))
 
 
 def _prefixed(index: Int[Tensor, "b n"], count: int) -> Int[Tensor, "b m"]:
-    front = torch.arange(count, device=index.device).expand(len(index), -1)
+    front = torch.arange(count, device=index.device).expand(index.shape[0], -1)
     return torch.cat([front, torch.where(index >= 0, index + count, -1)], 1)
 
 
 def _blocks(first: Float[Tensor, "b i j"], second: Float[Tensor, "b k l"]) -> Float[Tensor, "b m n"]:
     rows, columns = first.shape[1:]
-    whole = second.new_zeros(len(second), rows + second.shape[1], columns + second.shape[2])
+    whole = second.new_zeros(second.shape[0], rows + second.shape[1], columns + second.shape[2])
     whole[:, :rows, :columns], whole[:, rows:, columns:] = first, second
     return whole

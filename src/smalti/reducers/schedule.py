@@ -54,7 +54,8 @@ class Schedule:
         protected: int = 0,
         layers: Sequence[int] | None = None,
         least: Callable[[int], int] | None = None,
-        cost: Callable[[int], float] | None = None,
+        cost: Callable[[int, int], float] | None = None,
+        inside: bool = False,
     ) -> tuple[int, ...]:
         """Tokens left after every block.
 
@@ -64,7 +65,8 @@ class Schedule:
             protected: tokens that always stay.
             layers: where the method removes tokens, unless the schedule says.
             least: fewest tokens that one step can leave of so many.
-            cost: arithmetic of a block on so many tokens; needed for `flops`.
+            cost: arithmetic of a block by the tokens of its attention and of its MLP; needed for `flops`.
+            inside: tokens leave between attention and MLP, else after the block.
 
         Raises:
             ConfigError: a layer that does not exist, or a share that cannot be reached.
@@ -83,7 +85,7 @@ class Schedule:
         assert self.flops is not None  # __post_init__ counted one
         if cost is None:
             raise ConfigError("a share of FLOPs needs the cost of a block")
-        return self._search(tokens, depth, protected, where, floor, cost)
+        return self._search(tokens, depth, protected, where, floor, cost, inside)
 
     def _removed(self, depth: int, where: Sequence[int]) -> list[int]:
         assert self.r is not None
@@ -100,10 +102,12 @@ class Schedule:
         protected: int,
         where: Sequence[int],
         floor: Callable[[int], int],
-        cost: Callable[[int], float],
+        cost: Callable[[int, int], float],
+        inside: bool,
     ) -> tuple[int, ...]:
         def spent(counts: tuple[int, ...]) -> float:
-            return sum(map(cost, (tokens, *counts[:-1]))) / (depth * cost(tokens))
+            before = (tokens, *counts[:-1])
+            return sum(map(cost, before, counts if inside else before)) / (depth * cost(tokens, tokens))
 
         assert self.flops is not None
         low, high = 0.0, 1.0
@@ -131,10 +135,13 @@ def ramp(r: int, inflection: float, depth: int) -> list[int]:
     return [int(low + step * layer) for layer in range(depth)]
 
 
-def _numbers(given: object) -> list[float]:
+def _numbers(given: int | Sequence[int | float] | None) -> list[int | float]:
+    """The counts in an `r` or `counts`; an inflection is none."""
     if given is None:
         return []
-    return [given] if isinstance(given, int) else [given[0]] if isinstance(given, tuple) else list(given)  # type: ignore
+    if isinstance(given, int):
+        return [given]
+    return [given[0]] if isinstance(given, tuple) and isinstance(given[-1], float) else list(given)
 
 
 def _descend(tokens: int, removed: Sequence[int], floor: Callable[[int], int]) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from smalti.errors import ConfigError, nearest
 from smalti.nn import clustering
+from smalti.nn.order import descending
 from smalti.reducers.base import Context
 from smalti.reducers.criteria import Judgement, features
 from smalti.reducers.reduction import Assign, Dense, Gather, Reduction
@@ -49,7 +50,7 @@ def strategy_of(name: str) -> Strategy:
 
 def best(scores: Float[Tensor, "b n"], count: int) -> Int[Tensor, "b k"]:
     """Positions of the highest scores, in rising order; of equal ones the first."""
-    return scores.argsort(dim=-1, descending=True, stable=True)[:, :count].sort(-1).values
+    return descending(scores)[:, :count].sort(-1).values
 
 
 @strategy
@@ -105,7 +106,7 @@ def pool(tokens: Float[Tensor, "b n d"], judgement: Judgement, count: int, conte
             column = torch.arange(w, device=tokens.device) * columns // w
             plane = (row[:, None] * columns + column).flatten()
             group = (torch.arange(t, device=tokens.device)[:, None] * rows * columns + plane).flatten()
-    return Assign(group.expand(len(tokens), -1), count, context.mass)
+    return Assign(group.expand(tokens.shape[0], -1), count, context.mass)
 
 
 @strategy

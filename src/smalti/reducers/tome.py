@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from smalti.errors import ConfigError
 from smalti.nn import clustering
+from smalti.nn.order import descending
 from smalti.reducers.base import Context, Reducer
 from smalti.reducers.reduction import Assign, Reduction
 from smalti.registry import Official, Paper, system
@@ -116,23 +117,24 @@ def _matched(
     """
     sources, targets = sources.to(metric.device), targets.to(metric.device)
     compared = metric[:, targets]
-    offset = metric.new_zeros(len(targets))
-    offset[: int(distilled)] = -torch.inf
-    score, partner = (metric[:, sources] @ compared.mT + offset).max(-1)
-    score[:, sources < protected] = -torch.inf
-    order = score.argsort(dim=-1, descending=True, stable=True)
+    cosine = metric[:, sources] @ compared.mT
+    if distilled:
+        cosine = cosine.masked_fill(targets == 1, -torch.inf)
+    score, partner = cosine.max(-1)
+    score = score.masked_fill(sources < protected, -torch.inf)
+    order = descending(score)
     joined, kept = order[:, :removed], order[:, removed:]
     if protected:
         kept = kept.sort(-1).values
-    place = torch.arange(kept.shape[1], device=metric.device).repeat(len(metric), 1)
+    place = torch.arange(kept.shape[1], device=metric.device)
     other = torch.arange(len(targets), device=metric.device) + kept.shape[1]
     if distilled:
-        place[:, 1:] += 1
-        other[0] = 1
-    group = torch.empty(metric.shape[:2], dtype=torch.int64, device=metric.device)
-    group[:, targets] = other
-    group.scatter_(1, sources[kept], place)
-    return group.scatter_(1, sources[joined], other[partner.gather(1, joined)])
+        place = torch.where(place > 0, place + 1, place)
+        other = torch.where(targets == 1, 1, other)
+    group = torch.zeros(metric.shape[:2], dtype=torch.int64, device=metric.device)
+    group = group.scatter(1, targets.expand(metric.shape[0], -1), other.expand(metric.shape[0], -1))
+    group = group.scatter(1, sources[kept], place.expand_as(kept))
+    return group.scatter(1, sources[joined], other[partner.gather(1, joined)])
 
 
 def _kth_groups(metric: Float[Tensor, "b n d"], count: int) -> Int[Tensor, "b n"]:

@@ -68,7 +68,11 @@ class StreamEncoder(Protocol):
     """Takes frames as they come and gives tokens as soon as they are certain."""
 
     def push(self, pixels: Float[Tensor, "b 3 t h w"]) -> Tokens | None:
-        """Tokens that became complete with these frames, if any."""
+        """Tokens that became complete with these frames, if any.
+
+        Raises:
+            ConfigError: the stream was flushed.
+        """
         ...
 
     def flush(self) -> Tokens | None:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 import numpy as np
 import torch
@@ -31,21 +30,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.codec.context import ContextCoder, array_shapes
-from smalti.errors import FormatError, MediaError
 from smalti.nn.conv import ResidualBlock, unit_norm, zero_init
 from smalti.nn.patches import (
     cosine_basis,
     depth_to_space,
     fold_time,
-    reflect_to_multiple,
     space_to_depth,
     unfold_time,
 )
-from smalti.nn.tiles import tiled
 from smalti.quantizers.residual_fsq import ResidualFSQ, ResidualFSQConfig
 from smalti.registry import system
-from smalti.tokenizers.base import Stream, Tokenizer, check_ids, check_pixels
-from smalti.tokens import Source, Tokens
+from smalti.tokenizers.base import Stream, Tokenizer
+from smalti.tokens import Tokens
 
 FRAMES = 4
 GAIN = 0.1  # of the networks' corrections, so that first steps of training are small
@@ -187,6 +183,7 @@ class Mosaic(Tokenizer):
         for name, (shape, dtype) in array_shapes(self.quantizer, config.context).items():
             self.context.register_buffer(name, torch.zeros(shape, dtype=dtype))
         self._coder: ContextCoder | None = None
+        self.register_load_state_dict_post_hook(Mosaic._forget_coder)
 
     @property
     def stages(self) -> tuple[int, ...]:
@@ -207,6 +204,11 @@ class Mosaic(Tokenizer):
             arrays = {name: buffer.cpu().numpy() for name, buffer in self.context.named_buffers()}
             self._coder = ContextCoder(self.quantizer, arrays)
         return self._coder
+
+    @staticmethod
+    def _forget_coder(module: nn.Module, _keys: object) -> None:
+        """What `load_state_dict` calls at its end: the coder was built from the buffers before."""
+        module._coder = None
 
     def half_precision(self) -> Mosaic:
         """Round the weights to float16, as they are shipped; computing stays in float32."""
@@ -258,127 +260,6 @@ class Mosaic(Tokenizer):
 
     def stream(self) -> Stream:
         """An encoder and a decoder that take chunks and give what one whole pass gives."""
+        from smalti.tokenizers.mosaic_stream import MosaicDecoder, MosaicEncoder  # which names this class
+
         return Stream(MosaicEncoder(self), MosaicDecoder(self))
-
-
-class MosaicEncoder:
-    """Holds at most three frames between pushes; one whole pass works the same way."""
-
-    def __init__(self, tokenizer: Mosaic) -> None:
-        self.tokenizer = tokenizer
-        self.held: Tensor | None = None
-        self.first = 0
-
-    def push(self, pixels: Float[Tensor, "b 3 t h w"]) -> Tokens | None:
-        """Tokens of the frames that complete a group."""
-        check_pixels(pixels)
-        pixels = pixels.detach().to(self.tokenizer.picture.mean.dtype)
-        if self.held is not None:
-            if self.held.shape[-2:] != pixels.shape[-2:]:
-                raise MediaError(f"frames change size from {self.held.shape[-2:]} to {pixels.shape[-2:]}")
-            pixels = torch.cat([self.held, pixels], 2)
-        done = 0
-        grids = []
-        with torch.no_grad():
-            while (size := 1 if self.first + done == 0 else FRAMES) <= pixels.shape[2] - done:
-                grids.append(self._ids(pixels[:, :, done : done + size]))
-                done += size
-        self.held = pixels[:, :, done:].clone()
-        return self._tokens(grids, done, 0, pixels.shape) if grids else None
-
-    def flush(self) -> Tokens | None:
-        """Tokens of the frames that are left, the last one repeated to fill a group."""
-        held, self.held = self.held, None
-        if held is None or held.shape[2] == 0:
-            return None
-        pad = FRAMES - held.shape[2]
-        with torch.no_grad():
-            filled = torch.cat([held, held[:, :, -1:].expand(-1, -1, pad, -1, -1)], 2)
-            return self._tokens([self._ids(filled)], held.shape[2], pad, held.shape)
-
-    def _ids(self, group: Float[Tensor, "b 3 t h w"]) -> Int[Tensor, "b hp wp q"]:
-        model = self.tokenizer
-        patch = model.config.patch
-        path = model.picture if group.shape[2] == 1 else model.clip
-        padded = reflect_to_multiple(group, patch)
-        latents = tiled(
-            lambda part: path.analyse(part, model.encoder),
-            padded,
-            tile=model.config.tile // patch * patch,
-            halo=patch * (2 + 2 * len(model.encoder)),
-            scale=Fraction(1, patch),
-        )
-        return model.quantizer.ids(rearrange(latents, "b d h w -> b h w d"))
-
-    def _tokens(self, grids: list[Tensor], frames: int, pad: int, shape: torch.Size) -> Tokens:
-        batch, height, width = shape[0], shape[3], shape[4]
-        patch = self.tokenizer.config.patch
-        ids = torch.stack(grids, 1)
-        grid = (ids.shape[1], ids.shape[2], ids.shape[3])
-        centre = self.first - pad / 2 + torch.arange(grid[0], device=ids.device) * FRAMES
-        centre = centre + (FRAMES - 1) / 2 if self.first else (centre - (FRAMES - 1) / 2).clamp(min=0)
-        axes = [centre, *(patch * (torch.arange(n, device=ids.device) + 0.5) - 0.5 for n in grid[1:])]
-        coords = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(1, -1, 3)
-        source = Source(
-            height, width, frames, self.first, pad=(pad, grid[1] * patch - height, grid[2] * patch - width)
-        )
-        self.first += frames
-        return Tokens(
-            ids=rearrange(ids, "b t h w q -> b (t h w) q"),
-            coords=coords.expand(batch, -1, -1).float(),
-            mass=torch.ones(batch, coords.shape[1], device=ids.device),
-            grid=grid,
-            source=source,
-        )
-
-
-class MosaicDecoder:
-    """Holds the latents of one grid between pushes."""
-
-    def __init__(self, tokenizer: Mosaic) -> None:
-        self.tokenizer = tokenizer
-        self.past: Tensor | None = None
-        self.next: int | None = None
-
-    def push(self, tokens: Tokens) -> Float[Tensor, "b 3 t h w"]:
-        """The frames of these tokens."""
-        model = self.tokenizer
-        if tokens.ids is None or tokens.grid is None or tokens.source is None:
-            raise FormatError("mosaic decodes tokens with ids, grid and source; one is missing")
-        check_ids(tokens.ids, model.codebook_sizes)
-        source = tokens.source
-        index = -(-source.first // FRAMES)
-        if source.first and (source.first - 1) % FRAMES:
-            raise FormatError(f"tokens start at frame {source.first}, inside a token's {FRAMES} frames")
-        if self.next is None and index % model.chunk:
-            raise FormatError(
-                f"tokens start at frame {source.first}, inside a chunk: start at its first frame"
-            )
-        if self.next not in (None, index):
-            raise FormatError(f"tokens of frame {source.first} do not follow those decoded before")
-        stage = model.quantizer.depth_of(tokens.ids.shape[-1]) - 1
-        grids = rearrange(tokens.ids, "b (t h w) q -> t b h w q", t=tokens.grid[0], h=tokens.grid[1])
-        with torch.no_grad():
-            frames = [self._frames(ids, index + i, stage) for i, ids in enumerate(grids)]
-        self.next = index + len(grids)
-        return torch.cat(frames, 2)[:, :, : source.frames, : source.height, : source.width]
-
-    def _frames(self, ids: Int[Tensor, "b h w q"], index: int, stage: int) -> Float[Tensor, "b 3 t hp wp"]:
-        model = self.tokenizer
-        latents = rearrange(model.quantizer.lookup(ids), "b h w d -> b d h w")
-        stages = torch.full((len(ids),), stage, device=ids.device)
-        path = model.clip if index else model.picture
-        maps = latents
-        if index:
-            past = self.past if self.past is not None and index % model.chunk else torch.zeros_like(latents)
-            maps = torch.cat([latents, past], 1)
-        dim = latents.shape[1]
-        pixels = tiled(
-            lambda part: path.synthesise(part[:, :dim], part[:, dim:], stages, model.decoder),
-            maps,
-            tile=model.config.tile // model.config.patch,
-            halo=4 + 2 * len(model.decoder),
-            scale=Fraction(model.config.patch),
-        )
-        self.past = latents if index else model.past_of_picture(latents)
-        return pixels.clamp(0, 1)

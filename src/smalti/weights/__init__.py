@@ -77,7 +77,7 @@ def identify(model: Any) -> tuple[str, str]:
 
 
 def write(model: Any, path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
-    """Save a registered system: its name, preset, configuration and weights.
+    """Save a registered system: its name, preset, configuration and weights, always in the same bytes.
 
     Args:
         model: the system.
@@ -98,9 +98,20 @@ def write(model: Any, path: str | os.PathLike[str], dtype: torch.dtype | None = 
     try:
         tensors = {k: stored(t.detach().cpu()).contiguous() for k, t in model.state_dict().items()}
         save_file(tensors, temporary, metadata)
+        _sort_metadata(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sort_metadata(path: Path) -> None:
+    """safetensors writes metadata in random order; sorted, the same weights give the same bytes."""
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
 
 
 def read(path: str | os.PathLike[str]) -> Any:

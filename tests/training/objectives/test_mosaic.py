@@ -211,3 +211,17 @@ def test_every_stage_needs_its_weight() -> None:
 def test_checkpoints_hold_the_tokenizer_and_the_two_rates() -> None:
     names = {name.split(".")[0] for name in objective().state_dict()}
     assert names == {"tokenizer", "picture_rate", "clip_rate"}
+
+
+def test_a_checkpoint_with_a_context_model_of_another_form_is_loaded() -> None:
+    model, other = objective(), objective()
+    state = model.state_dict()
+    state["tokenizer.context.older"] = torch.zeros(3)
+    state["tokenizer.context.tails"] = torch.zeros(2, 2)
+    state["picture_rate.spread"] = torch.full((6,), 7.0)
+    other.tokenizer.context.tails.fill_(5)
+    other.load_state_dict(state)
+    assert (other.tokenizer.context.tails == 5).all()
+    assert (other.picture_rate.spread == 7).all()
+    with pytest.raises(RuntimeError, match="Unexpected"):
+        other.load_state_dict({**state, "picture_rate.older": torch.zeros(1)})

@@ -114,6 +114,7 @@ class MosaicObjective(Objective):
         self.picture_rate = NeighbourRate(tokenizer.quantizer.dim)
         self.clip_rate = NeighbourRate(tokenizer.quantizer.dim)
         self.register_buffer("stage_weights", torch.tensor(options.stage_weights), persistent=False)
+        self.register_load_state_dict_pre_hook(_keep_context)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Linear paths start from principal components and learn slowly, estimates of the rate fast."""
@@ -200,6 +201,14 @@ class MosaicObjective(Objective):
         quantized = hard + (z - z.detach()) * self._opened(stage)
         looked_back = past.expand_as(quantized) if path.frames > 1 else quantized[:, :0]
         return z, quantized, path.synthesise(quantized, looked_back, stage, model.decoder)
+
+
+def _keep_context(module: MosaicObjective, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """The context model is the next stage's: checkpoints of this one outlive changes of its form."""
+    place = f"{prefix}tokenizer.context."
+    for name in [name for name in state if name.startswith(place)]:
+        del state[name]
+    state.update(module.tokenizer.context.state_dict(prefix=place))
 
 
 def first_look(data: Source, batches: int = 20) -> tuple[Tensor, Tensor]:
