@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from smalti.api import load as load
     from smalti.api import load_tokens as load_tokens
     from smalti.api import save_tokens as save_tokens
+    from smalti.official import load_official as load_official
     from smalti.reducers.hosts import reduce as reduce
     from smalti.reducers.hosts.onnx import export_onnx as export_onnx
     from smalti.registry import create as create
@@ -36,13 +37,14 @@ _HOME = {
     "decode": "smalti.api",
     "encode": "smalti.api",
     "load": "smalti.api",
+    "load_official": "smalti.official",
     "load_tokens": "smalti.api",
     "export_onnx": "smalti.reducers.hosts.onnx",
     "reduce": "smalti.reducers.hosts",
     "save_tokens": "smalti.api",
     "systems": "smalti.registry",
 }
-_MODULES = ("codec", "errors", "evaluation", "media", "nn", "quantizers", "reducers", "tokenizers", "training")
+_MODULES = ("backbones", "codec", "errors", "evaluation", "media", "nn", "quantizers", "reducers", "tokenizers", "training")
 
 __all__ = ["__version__", *_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from smalti.backbones.evad import Decoder, Encoder, EVADConfig, official_keys, positions
+from smalti.backbones.evad import official_keys
+from smalti.backbones.evad_parts import Decoder, Encoder, EVADConfig, positions
 from smalti.reducers.evad import unprune
 from tests.golden.cases import Case, golden
 
@@ -12,8 +13,8 @@ def configured(case: Case) -> EVADConfig:
     return EVADConfig(
         dim=about["dim"],
         heads=about["heads"],
-        keep_rates=tuple(about["keep_rates"]),
-        enhanced_weight=about["enhanced_weight"],
+        keep_rates=tuple(map(float, about["keep_rates"])),
+        enhanced_weight=float(about["enhanced_weight"]),
         patch=about["patch"],
         tubelet=about["tubelet"],
         table=tuple(about["pos_table_grid"]),

@@ -72,7 +72,9 @@ def test_density_peaks(case: Case):
             moving_kept=(0, 0),
         )
         group, share, _ = merger.layout(film, torch.zeros(2, len(sample)), plan)
-        tokens = Assign(group.view(1, -1), count, share.view(1, -1)).apply(film.reshape(1, -1, film.shape[-1]))
+        tokens = Assign(group.view(1, -1), count, share.view(1, -1)).apply(
+            film.reshape(1, -1, film.shape[-1])
+        )
         torch.testing.assert_close(tokens[0], merged, atol=case.tolerance, rtol=case.tolerance)
 
 

@@ -16,7 +16,7 @@ def reduction(case: Case, weight: torch.Tensor | None = None) -> Assign:
     config = case.config
     protected = config["class_token"] + config["distill_token"]
     metric = case.inputs["metric"]
-    reducer = ToMe(ToMeConfig(distilled=config["distill_token"]))
+    reducer = ToMe()
     context = Context(keys=lambda: metric, mass=weight, protected=protected)
     found = reducer.reduce(case.inputs["x"], context, metric.shape[1] - config["r"])
     assert isinstance(found, Assign)
@@ -68,8 +68,7 @@ def test_a_patched_vision_transformer(case: Case):
     image = case.inputs["image"]
     with torch.no_grad():
         case.check("vit_logits_r0", model(image))
-        options = {"distilled": distilled, "proportional": config["prop_attn"]}
-        with smalti.reduce(model, "tome", r=config["vit_r"], **options) as handle:
+        with smalti.reduce(model, "tome", r=config["vit_r"], proportional=config["prop_attn"]) as handle:
             case.check("vit_logits", model(image))
             case.check("vit_features", model.forward_features(image))
             case.check("vit_size", handle.reduction.mass[..., None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -37,13 +38,15 @@ def test_the_cost_never_grows_and_ends_below_kkz_and_random_medoids(seed) -> Non
     x = cloud(seed)
     costs = [clustering_cost(x, kkz_start(x, negative_distances(x), 6))]
     costs += [clustering_cost(x, k_medoids(x, 6, iterations=steps)[0]) for steps in range(1, 8)]
-    assert all((later <= before + 1e-4).all() for before, later in zip(costs, costs[1:], strict=False))
+    assert all((later <= before + 1e-4).all() for before, later in pairwise(costs))
     assert (costs[-1] < costs[0]).all()
     random = torch.stack([torch.randperm(40, generator=torch.Generator().manual_seed(seed))[:6]] * 3)
     assert (costs[-1] < clustering_cost(x, random)).all()
 
 
-@pytest.mark.parametrize("x", [torch.zeros(2, 9, 4), torch.full((2, 9, 4), 1e9), cloud(2, batch=2, size=9) * 1e8])
+@pytest.mark.parametrize(
+    "x", [torch.zeros(2, 9, 4), torch.full((2, 9, 4), 1e9), cloud(2, batch=2, size=9) * 1e8]
+)
 def test_equal_and_huge_tokens_still_give_different_medoids(x) -> None:
     for cosine in (False, True):
         medoids, group = k_medoids(x, 5, cosine=cosine)
@@ -127,7 +130,9 @@ def test_windows_of_space_and_time() -> None:
 
 
 def test_peaks_of_density_in_pieces_and_whole_agree_on_clear_clusters(monkeypatch) -> None:
-    x = (cloud(9, batch=2, size=4)[:, :, None] * 5 + 0.3 * cloud(10, batch=48, size=1).view(2, 4, 6, 6)).flatten(1, 2)
+    x = (
+        cloud(9, batch=2, size=4)[:, :, None] * 5 + 0.3 * cloud(10, batch=48, size=1).view(2, 4, 6, 6)
+    ).flatten(1, 2)
     noise = torch.rand(1, 24, generator=torch.Generator().manual_seed(0)).expand(2, -1) * 1e-3
     centres, group = density_peaks(x, 4, 3, noise)
     monkeypatch.setattr("smalti.nn.peaks.LARGEST", 8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-import smalti
 from smalti.errors import ConfigError, UnsupportedError
 from smalti.reducers import Assign, Context, Gather
 from smalti.reducers.hot import HoT, HoTConfig, motion, select
@@ -167,7 +166,7 @@ def test_samples_do_not_see_each_other_and_halves_will_do(dtype) -> None:
 
 def test_wrong_options_are_refused() -> None:
     with pytest.raises(ConfigError, match="neighbour"):
-        smalti.create("hot", room="reducers", neighbours=0)
+        HoTConfig(neighbours=0)
     with pytest.raises(ConfigError, match="9 frames"):
         select(torch.zeros(1, 8, 2), 9)
 

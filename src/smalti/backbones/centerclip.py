@@ -5,207 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smalti.backbones.centerclip_tower import CenterCLIPConfig, ClipTower, blockwise, clip_block
 from smalti.errors import ConfigError
-from smalti.nn.shift import shift_time
-from smalti.nn.transformer import Block, QuickGELU
 from smalti.reducers.centerclip import CenterCLIPConfig as Clustering
-from smalti.reducers.centerclip import cluster_tokens
 from smalti.registry import Official, Paper, system
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-SHIFTS = ("token_shift", "temporal_shift")
-
-
-def blockwise(depth: int, after: int, before: int, then: int) -> tuple[int, ...]:
-    """`before` for the first `after` blocks, `then` for the others."""
-    return (before,) * after + (then,) * (depth - after)
-
-
-@dataclass(frozen=True)
-class CenterCLIPConfig:
-    """Attributes:
-    frames: of a clip.
-    resolution: height and width of a frame.
-    patch: height and width of a patch.
-    spacetime_patch: patches see the frame before and after too (official `linear_patch` 3d).
-    width: channels of the picture tower.
-    heads: of its attention.
-    depth: its blocks.
-    embedding: channels that pictures and captions share.
-    words: longest caption.
-    vocabulary: of the caption's tokens; the highest ends it.
-    text_width: channels of the caption tower.
-    text_heads: of its attention.
-    text_depth: its blocks.
-    target_frames: frames or segments in every block.
-    cluster_tokens: tokens of a frame or segment in every block, the class token not counted. A block clusters
-        where it has fewer frames or tokens than the one before, and more than one token.
-    clustering: the algorithm; its `segments` follows from the lists.
-    shift: instead of clustering, shift channels in time where a block would cluster: "token_shift" those of class
-        tokens, "temporal_shift" those of all others. Frames then stay.
-    cluster_embedding: add a learned vector to every cluster.
-    frame_embedding: add a learned vector to every frame of a segment before its tokens are taken. Official
-        checkpoints may hold one that the official code does not use.
-    """
-
-    frames: int = 12
-    resolution: int = 224
-    patch: int = 32
-    spacetime_patch: bool = False
-    width: int = 768
-    heads: int = 12
-    depth: int = 12
-    embedding: int = 512
-    words: int = 77
-    vocabulary: int = 49408
-    text_width: int = 512
-    text_heads: int = 8
-    text_depth: int = 12
-    target_frames: tuple[int, ...] = blockwise(12, 6, 12, 4)
-    cluster_tokens: tuple[int, ...] = (49,) * 12
-    clustering: Clustering = field(default_factory=Clustering)
-    shift: str | None = None
-    cluster_embedding: bool = False
-    frame_embedding: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("target_frames", "cluster_tokens"):
-            if len(getattr(self, name)) != self.depth:
-                raise ConfigError(
-                    f"{name} needs one number for each of {self.depth} blocks, not {len(getattr(self, name))}"
-                )
-        if self.resolution % self.patch:
-            raise ConfigError(f"patches of {self.patch} do not divide {self.resolution} pixels")
-        if self.shift not in (None, *SHIFTS):
-            raise ConfigError(f"no shift {self.shift!r}: choose one of {', '.join(SHIFTS)}")
-        frames = (self.frames, *self.target_frames)
-        if any(before % after for before, after in zip(frames, self.target_frames, strict=False)):
-            raise ConfigError(f"frames of a block must divide those of the block before: {frames}")
-
-    def clusters_at(self, block: int) -> bool:
-        """Whether this block begins with clustering."""
-        tokens = self.cluster_tokens
-        frames = (self.frames, *self.target_frames)
-        fewer = frames[block] > frames[block + 1] or tokens[max(block - 1, 0)] > tokens[block]
-        return tokens[block] > 1 and fewer
-
-
-class SegmentClustering(nn.Module):
-    """Where a block begins: frames → segments, tokens → medoids, class tokens → their mean.
-
-    ```
-    [b·t, 1 + l, d] ─┬─ class tokens ─► mean of a segment's ─┐
-                     └─ patches ─► cluster_tokens ───────────┴─► [b·s, 1 + k, d]
-    ```
-    """
-
-    def __init__(self, config: CenterCLIPConfig, block: int) -> None:
-        super().__init__()
-        self.config = config.clustering
-        self.before = (config.frames, *config.target_frames)[block]
-        self.segments, self.count = config.target_frames[block], config.cluster_tokens[block]
-        scale = config.width**-0.5
-        learns = config.clustering.algorithm in ("kmedoids", "spectral")
-        self.cluster_embedding, self.frame_embedding = None, None
-        if config.cluster_embedding and learns:
-            self.cluster_embedding = nn.Parameter(scale * torch.randn(self.count, config.width))
-        if config.frame_embedding and learns:
-            duration = self.before // self.segments
-            self.frame_embedding = nn.Parameter(scale * torch.randn(duration, 1, config.width))
-
-    def forward(self, x: Float[Tensor, "bt n d"]) -> Float[Tensor, "bs k d"]:
-        """Fewer, richer sequences."""
-        x = rearrange(x, "(b t) n d -> b t n d", t=self.before)
-        classes = rearrange(x[:, :, :1], "b (s t) one d -> b s t one d", s=self.segments).mean(2)
-        patches = x[:, :, 1:]
-        if self.frame_embedding is not None:
-            patches = patches + self.frame_embedding.repeat(self.segments, 1, 1)
-        kept = cluster_tokens(patches, self.segments, self.count, self.config, random=self.training).tokens
-        if self.cluster_embedding is not None:
-            kept = kept + self.cluster_embedding
-        return torch.cat([classes, kept], 2).flatten(0, 1)
-
-
-class ClipTower(nn.Module):
-    """CLIP's picture tower over the frames of a clip.
-
-    Args:
-        config: sizes, and where it clusters.
-    """
-
-    def __init__(self, config: CenterCLIPConfig) -> None:
-        super().__init__()
-        self.config = config
-        size, scale = config.patch, config.width**-0.5
-        kernel = (3 if config.spacetime_patch else 1, size, size)
-        self.patches = nn.Conv3d(
-            3, config.width, kernel, stride=(1, size, size), padding=(kernel[0] // 2, 0, 0), bias=False
-        )
-        self.class_token = nn.Parameter(scale * torch.randn(config.width))
-        tokens = (config.resolution // size) ** 2
-        self.position = nn.Parameter(scale * torch.randn(tokens + 1, config.width))
-        self.norm_before = nn.LayerNorm(config.width)
-        self.blocks = nn.ModuleList(_block(config.width, config.heads) for _ in range(config.depth))
-        places = [block for block in range(config.depth) if config.clusters_at(block)]
-        self.shifted = frozenset(places if config.shift else ())
-        if not config.shift:
-            _check(config, tokens, places)
-        self.clusterings = nn.ModuleDict(
-            {str(block): SegmentClustering(config, block) for block in places if not config.shift}
-        )
-        self.norm_after = nn.LayerNorm(config.width)
-        self.projection = nn.Parameter(scale * torch.randn(config.width, config.embedding))
-
-    def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b s e"]:
-        """One embedding a segment."""
-        batch, _, frames = video.shape[:3]
-        x = rearrange(self.patches(video), "b d t h w -> (b t) (h w) d")
-        x = torch.cat([self.class_token.expand(len(x), 1, -1), x], 1) + self.position
-        x = self.norm_before(x)
-        for number, block in enumerate(self.blocks):
-            if str(number) in self.clusterings:
-                x = self.clusterings[str(number)](x)
-            x = self._shifted(x, number, frames)
-            x = block.attend(x)
-            if self.config.shift == "token_shift":
-                x = self._shifted(x, number, frames)
-            x = block.feed(x)
-        return (self.norm_after(x[:, 0]) @ self.projection).unflatten(0, (batch, -1))
-
-    def _shifted(self, x: Float[Tensor, "bt n d"], block: int, frames: int) -> Float[Tensor, "bt n d"]:
-        if block not in self.shifted:
-            return x
-        x = rearrange(x, "(b t) n d -> b t n d", t=frames)
-        classes, others = x[:, :, :1], x[:, :, 1:]
-        if self.config.shift == "token_shift":
-            classes = shift_time(classes)
-        else:
-            others = shift_time(others)
-        return torch.cat([classes, others], 2).flatten(0, 1)
-
-
-def _check(config: CenterCLIPConfig, tokens: int, places: list[int]) -> None:
-    """Every block must find the tokens that the lists promise."""
-    for block in range(config.depth):
-        if block in places:
-            frames = (config.frames, *config.target_frames)[block]
-            there = tokens * frames // config.target_frames[block]
-            tokens = tokens if config.clustering.algorithm == "pooling" else config.cluster_tokens[block]
-            if tokens > there:
-                raise ConfigError(f"block {block} cannot take {tokens} medoids of {there} tokens")
-
-
-def _block(width: int, heads: int) -> Block:
-    return Block(width, heads, eps=1e-5, activation=QuickGELU)
 
 
 @system(
@@ -228,17 +40,17 @@ def _block(width: int, heads: int) -> Block:
     tags=("retrieval", "clip", "cluster", "video", "text"),
 )
 class CenterCLIP(nn.Module):
-    """CenterCLIP (Zhao et al., 2022): CLIP4Clip's mean of frames, with medoids of segments in the upper blocks.
+    """CenterCLIP (Zhao et al., 2022): CLIP4Clip with medoids of segments in the upper blocks.
 
     ```
     clip [b 3 t h w] ─► blocks frame by frame ─► k medoids a segment ─► blocks segment by segment
-                                        ─► class tokens ─► [b s e] ─► length 1 ─► mean ─► length 1 ─┐
-    caption [c words] ─► causal blocks ─► token at its end ─► [c e] ─► length 1 ─────────────────────┴─► similarity
+                                        ─► class tokens ─► [b s e] ─► length 1 ─► mean ─► length 1 ┐
+    caption [c words] ─► causal blocks ─► token at its end ─► [c e] ─► length 1 ────────────────────┴─► scores
     ```
     Pixels are RGB in [0, 1]; CLIP's mean and deviation are taken inside. Tokens of captions are CLIP's. The
-    similarity is a cosine times exp(`logit_scale`). Official training: AdamW, 5e-6 for CLIP's parameters, decay
-    0.2, 5 epochs, 128 clips of 12 frames a batch. Deviations: the sequence is batch-first; every segment stops
-    its clustering for itself unless `clustering.chunk` says otherwise.
+    similarity is a cosine times exp(`logit_scale`). Official training: AdamW, 5e-6 for CLIP's parameters,
+    decay 0.2, 5 epochs, 128 clips of 12 frames a batch. Deviations: the sequence is batch-first; every
+    segment stops its clustering for itself unless `clustering.chunk` says otherwise.
 
     Raises:
         ConfigError: clips of another size or length, or captions of another length, than the model's.
@@ -254,7 +66,7 @@ class CenterCLIP(nn.Module):
         self.words = nn.Embedding(config.vocabulary, config.text_width)
         self.word_position = nn.Parameter(0.01 * torch.randn(config.words, config.text_width))
         self.text_blocks = nn.ModuleList(
-            _block(config.text_width, config.text_heads) for _ in range(config.text_depth)
+            clip_block(config.text_width, config.text_heads) for _ in range(config.text_depth)
         )
         self.text_norm = nn.LayerNorm(config.text_width)
         self.text_projection = nn.Parameter(
@@ -272,7 +84,8 @@ class CenterCLIP(nn.Module):
 
         Args:
             video: clips.
-            mask: frames that are real. Padded ones are clustered too; a segment counts if its last frame is real.
+            mask: frames that are real. Padded ones are clustered too; a segment counts if its last frame is
+                real.
         """
         config, shape = self.config, tuple(video.shape[2:])
         wanted = (config.frames, config.resolution, config.resolution)
@@ -335,13 +148,13 @@ class CenterCLIP(nn.Module):
 
 
 def similarity(
-    text: Float[Tensor, "c e"], video: Float[Tensor, "b e"], logit_scale: Float[Tensor, ""]
+    text: Float[Tensor, "c e"], video: Float[Tensor, "b e"], logit_scale: Tensor
 ) -> Float[Tensor, "c b"]:
     """Cosines of embeddings of length one, times exp(logit_scale)."""
     return logit_scale.exp() * text @ video.mT
 
 
-def retrieval_loss(similarities: Float[Tensor, "b b"]) -> Float[Tensor, ""]:
+def retrieval_loss(similarities: Float[Tensor, "b b"]) -> Tensor:
     """Cross-entropy from captions to clips and back; pairs stand on the diagonal."""
     truth = torch.arange(len(similarities), device=similarities.device)
     return (F.cross_entropy(similarities, truth) + F.cross_entropy(similarities.mT, truth)) / 2
@@ -413,9 +226,7 @@ def rename_official(state: Mapping[str, Tensor], config: CenterCLIPConfig) -> di
         around = (1, 1) if config.spacetime_patch else (0, 0)
         renamed["visual.patches.weight"] = F.pad(flat, (0, 0, 0, 0, *around))
     for name, tensor in state.items():
-        if UNUSED.fullmatch(name) or (
-            name.endswith("cluster_frame_embed") and not config.frame_embedding
-        ):
+        if UNUSED.fullmatch(name) or (name.endswith("cluster_frame_embed") and not config.frame_embedding):
             continue
         for pattern, ours in OFFICIAL_NAMES:
             name, found = re.subn(pattern, ours, name)

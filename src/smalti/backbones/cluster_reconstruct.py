@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from smalti.errors import ConfigError
 from smalti.nn.superpixels import Layout, neighbour_weights, soft_k_means
 from smalti.nn.transformer import Attention
-from smalti.nn.window_partition import join, partition
+from smalti.nn.windows import join, partition
 from smalti.registry import Official, Paper, replace, system
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -11,16 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from smalti.backbones.pose import DSTformer, DSTformerConfig, MixSTE, MixSTEConfig, PoseHost
+from smalti.backbones.pose import DSTformer, DSTformerConfig, MixSTE, MixSTEConfig, PoseHost, flip_pose
 from smalti.errors import ConfigError
 from smalti.nn.clustering import take
 from smalti.nn.temporal_recovery import TokenRecoveringAttention, interpolate_frames
 from smalti.reducers.hot import HoTConfig as Selection
 from smalti.reducers.hot import select
 from smalti.registry import Official, Paper, system
-
-JOINT_WEIGHTS = (1.0, 1.0, 2.5, 2.5, 1.0, 2.5, 2.5, 1.0, 1.0, 1.0, 1.5, 1.5, 4.0, 4.0, 1.5, 4.0, 4.0)
-LEFT, RIGHT = (4, 5, 6, 11, 12, 13), (1, 2, 3, 14, 15, 16)  # joints of Human3.6M's 17
 
 
 @dataclass(frozen=True)
@@ -96,10 +93,12 @@ class HoT(nn.Module):
                                                                              └─► steps on m frames
     [b f n 3] ◄─ head ◄─ [b f n c] ◄─ learned queries, cross-attention, joint by joint ◄─────┘
     ```
-    MixSTE takes x and y in units of half the picture's width; MotionBERT's DSTformer also a confidence. The 3D
-    joints are relative to the root, in metres. Official sizes: 243 frames, 81 of them kept before step 3 of 8
-    (MixSTE) or 1 of 5 (MotionBERT); for one target frame, 61 before step 7, without position and recovery.
-    Deviations: seeded noise on densities, so that runs repeat; the hosts MHFormer and MotionAGFormer are not here.
+    MixSTE takes x and y in units of half the picture's width; MotionBERT's DSTformer also a confidence. The
+    3D joints are relative to the root, in metres. Official sizes: 243 frames, 81 of them kept before step 3
+    of 8 (MixSTE) or 1 of 5 (MotionBERT); for one target frame, 61 before step 7, without position and
+    recovery.
+    Deviations: seeded noise on densities, so that runs repeat; the hosts MHFormer and MotionAGFormer are not
+        here.
 
     Raises:
         ConfigError: sequences of another length than the host's.
@@ -262,42 +261,9 @@ def rename_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def pose_loss(
-    poses: Float[Tensor, "b f n 3"],
-    target: Float[Tensor, "b f n 3"],
-    weights: Sequence[float] = JOINT_WEIGHTS,
-    root: int = 0,
-) -> Float[Tensor, ""]:
-    """What HoT trains by: weighted MPJPE + ½ weighted squared steps of the poses + 2 mean velocity error.
-
-    For one target frame both are taken at the kept frames. The root is put to zero in the target.
-    """
-    if len(weights) != target.shape[2]:
-        raise ConfigError(f"{target.shape[2]} joints need as many weights, not {len(weights)}")
-    weight = poses.new_tensor(weights)
-    target = target.clone()
-    target[:, :, root] = 0
-    position = (weight * (poses - target).norm(dim=-1)).mean()
-    step = poses.diff(dim=1)
-    smooth = (weight[:, None] * step.square()).mean()
-    velocity = (step - target.diff(dim=1)).norm(dim=-1).mean()
-    return position + 0.5 * smooth + 2 * velocity
-
-
-def flip_pose(
-    pose: Float[Tensor, "b f n k"], left: Sequence[int] = LEFT, right: Sequence[int] = RIGHT
-) -> Float[Tensor, "b f n k"]:
-    """The mirror image: x changes its sign, left and right joints their places."""
-    order = torch.arange(pose.shape[2])
-    order[[*left, *right]] = order[[*right, *left]]
-    sign = pose.new_ones(pose.shape[3])
-    sign[0] = -1
-    return pose[:, :, order] * sign
-
-
 @torch.no_grad()
 def lift_with_flip(model: HoT, pose: Float[Tensor, "b f n k"]) -> Lifted:
-    """The mean of a pass and of a mirrored one, as official tests do; one target frame keeps the same frames."""
+    """The mean of a pass and a mirrored one, as official; one target frame keeps the same frames."""
     plain = model(pose)
     mirrored = model(flip_pose(pose), plain.index if model.config.target == "frame" else None)
     return Lifted((plain.poses + flip_pose(mirrored.poses)) / 2, plain.index)

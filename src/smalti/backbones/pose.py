@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from smalti.errors import ConfigError
 from smalti.nn.transformer import Block
+
+JOINT_WEIGHTS = (1.0, 1.0, 2.5, 2.5, 1.0, 2.5, 2.5, 1.0, 1.0, 1.0, 1.5, 1.5, 4.0, 4.0, 1.5, 4.0, 4.0)
+LEFT, RIGHT = (4, 5, 6, 11, 12, 13), (1, 2, 3, 14, 15, 16)  # joints of Human3.6M's 17
 
 
 class PoseHost(nn.Module, ABC):
@@ -85,7 +90,7 @@ class MixSTEConfig:
 
 
 class MixSTE(PoseHost):
-    """MixSTE (Zhang et al., 2022): spatial and temporal blocks take turns, with norms on the stream they share.
+    """MixSTE (Zhang et al., 2022): spatial and temporal blocks take turns and share norms of the stream.
 
     ```
     step: spatial block ─► spatial norm ─► (+ time, in the first) ─► temporal block ─► temporal norm
@@ -224,3 +229,36 @@ class DSTformer(PoseHost):
     def read(self, x: Float[Tensor, "b f n c"]) -> Float[Tensor, "b f n 3"]:
         """Features and the regression."""
         return self.head(self.features(x))
+
+
+def pose_loss(
+    poses: Float[Tensor, "b f n 3"],
+    target: Float[Tensor, "b f n 3"],
+    weights: Sequence[float] = JOINT_WEIGHTS,
+    root: int = 0,
+) -> Tensor:
+    """What HoT trains by: weighted MPJPE + ½ weighted squared steps of the poses + 2 mean velocity error.
+
+    For one target frame both are taken at the kept frames. The root is put to zero in the target.
+    """
+    if len(weights) != target.shape[2]:
+        raise ConfigError(f"{target.shape[2]} joints need as many weights, not {len(weights)}")
+    weight = poses.new_tensor(weights)
+    target = target.clone()
+    target[:, :, root] = 0
+    position = (weight * (poses - target).norm(dim=-1)).mean()
+    step = poses.diff(dim=1)
+    smooth = (weight[:, None] * step.square()).mean()
+    velocity = (step - target.diff(dim=1)).norm(dim=-1).mean()
+    return position + 0.5 * smooth + 2 * velocity
+
+
+def flip_pose(
+    pose: Float[Tensor, "b f n k"], left: Sequence[int] = LEFT, right: Sequence[int] = RIGHT
+) -> Float[Tensor, "b f n k"]:
+    """The mirror image: x changes its sign, left and right joints their places."""
+    order = torch.arange(pose.shape[2])
+    order[[*left, *right]] = order[[*right, *left]]
+    sign = pose.new_ones(pose.shape[3])
+    sign[0] = -1
+    return pose[:, :, order] * sign

@@ -161,7 +161,7 @@ class STViT(nn.Module):
         side = config.image_size // config.patch
         self.patch_embed = nn.Conv2d(3, dim, config.patch, config.patch)
         self.positions = nn.Parameter(torch.zeros(1, dim, side, side))
-        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
         first, last = config.base, config.base + config.clustering
         self.base = nn.ModuleList(Block(dim, heads, drop_path=rate) for rate in rates[:first])
         self.centres = SpatialCentres(dim, config.side, config.pooling, config.offset)

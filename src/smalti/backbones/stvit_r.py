@@ -97,7 +97,7 @@ class STViTR(nn.Module):
         self.stem = nn.Sequential(
             _convolution(3, half), nn.Hardswish(), _convolution(half, config.dim), nn.Hardswish()
         )
-        rates = torch.linspace(0, config.drop_path, sum(config.depths)).tolist()
+        rates = torch.linspace(0, config.drop_path, sum(config.depths), device="cpu").tolist()
         self.stages, self.merges = nn.ModuleList(), nn.ModuleList()
         for number, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True)):
             dim, first = config.dim * 2**number, sum(config.depths[:number])

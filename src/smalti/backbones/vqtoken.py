@@ -45,8 +45,8 @@ class HashAttention(nn.Module):
     hash [t h w] ─► nearest on a fixed grid ─► (id + 1) / K ─► MLP ─► [K d] ─► values ─┐
     codebook [k d] ────────────────────────────────────────────────► queries, keys ───┴─► [k d]
     ```
-    The hash as it is read has one fixed size, and the MLP gives as many rows as there are codes at most; fewer
-    codes use the first rows. Ids are divided by K, which the paper leaves open.
+    The hash as it is read has one fixed size, and the MLP gives as many rows as there are codes at most;
+    fewer codes use the first rows. Ids are divided by K, which the paper leaves open.
 
     Args:
         dim: channels of a code.
@@ -79,13 +79,14 @@ class HashAttention(nn.Module):
 
 
 class HashDecoder(nn.Module):
-    """The official code's VQ-attention: a transformer decoder layer whose queries are the frames' rows of ids.
+    """The official code's VQ-attention: a decoder layer whose queries are the frames' rows of ids.
 
     ```
     hash [t h·w] ─► linear ─► queries ─┐
     codebook [k d] ──────────► memory ─┴─► decoder layer (post-norm, ReLU) ─► [max(t, k) d]
     ```
-    The shorter of rows and codes is repeated to the length of the longer. Names of parameters are the official ones.
+    The shorter of rows and codes is repeated to the length of the longer. Names of parameters are the
+    official ones.
 
     Args:
         dim: channels of a code.
@@ -112,7 +113,7 @@ class HashDecoder(nn.Module):
         rows = index.flatten(1).to(codebook.dtype)
         if rows.shape[1] != self.to_q_proj.in_features:
             raise ConfigError(
-                f"frames of {rows.shape[1]} tokens do not fit a decoder built for {self.to_q_proj.in_features}"
+                f"frames of {rows.shape[1]} tokens do not fit a decoder for {self.to_q_proj.in_features}"
             )
         position = torch.arange(max(len(rows), len(codebook)), device=codebook.device)
         queries = self.to_q_proj(rows[position % len(rows)])
@@ -128,7 +129,8 @@ class VQTokenConfig:
     attention: "paper", "decoder" as in the official code, or "none": the codebook alone.
     hidden: channels of the MLP ("paper") or of the feed-forward part ("decoder").
     dropout: of the decoder, in training.
-    normalise: codes are means of tokens of length one, as in the official code; else of the tokens themselves.
+    normalise: codes are means of tokens of length one, as in the official code; else of the tokens
+        themselves.
     discretiser: how codes are found.
     """
 
@@ -186,9 +188,7 @@ class VQToken(nn.Module):
             self.attention = HashAttention(config.dim, config.heads, config.grid, most, config.hidden)
         elif kind == "decoder":
             positions = config.grid[1] * config.grid[2]
-            self.attention = HashDecoder(
-                config.dim, config.heads, positions, config.hidden, config.dropout
-            )
+            self.attention = HashDecoder(config.dim, config.heads, positions, config.hidden, config.dropout)
 
     def forward(
         self, tokens: Float[Tensor, "b n d"], grid: tuple[int, int, int], count: int | None = None
@@ -233,7 +233,8 @@ class VQToken(nn.Module):
 
         Args:
             state: the whole checkpoint or the attention's part of it.
-            config: fields of `VQTokenConfig` that the weights do not tell; `grid` where frames are not square.
+            config: fields of `VQTokenConfig` that the weights do not tell; `grid` where frames are not
+                square.
 
         Raises:
             FormatError: no VQ-attention among the weights.

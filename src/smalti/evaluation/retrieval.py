@@ -57,8 +57,8 @@ def recall(found: Int[Tensor, "q"]) -> Recall:
     """
     if not len(found):
         raise ConfigError("recall needs at least one query")
-    within = [(found <= bound).double().mean().item() * 100 for bound in (1, 5, 10)]
-    return Recall(*within, float(found.median()), found.double().mean().item())
+    r1, r5, r10 = ((found <= bound).double().mean().item() * 100 for bound in (1, 5, 10))
+    return Recall(r1, r5, r10, float(found.median()), found.double().mean().item())
 
 
 def text_to_video(similarity: Float[Tensor, "c v"], owner: Int[Tensor, "c"] | None = None) -> Recall:
@@ -72,7 +72,7 @@ def text_to_video(similarity: Float[Tensor, "c v"], owner: Int[Tensor, "c"] | No
 
 
 def video_to_text(similarity: Float[Tensor, "c v"], owner: Int[Tensor, "c"] | None = None) -> Recall:
-    """Clips that seek captions: of several that are theirs the best counts, against the best of every other clip.
+    """Clips that seek captions: the best of a clip's own against the best of every other clip.
 
     Args:
         similarity: of every caption to every clip.
@@ -81,12 +81,11 @@ def video_to_text(similarity: Float[Tensor, "c v"], owner: Int[Tensor, "c"] | No
     Raises:
         ConfigError: a clip without a caption.
     """
-    owner = _owners(similarity, owner)
-    clips = similarity.shape[1]
-    if len(owner.unique()) < clips:
-        raise ConfigError(f"only {len(owner.unique())} of {clips} clips have a caption")
+    owners, clips = _owners(similarity, owner), similarity.shape[1]
+    if len(owners.unique()) < clips:
+        raise ConfigError(f"only {len(owners.unique())} of {clips} clips have a caption")
     best = similarity.new_full((clips, clips), -torch.inf)
-    best = best.scatter_reduce(0, owner[:, None].expand(-1, clips), similarity, "amax")
+    best = best.scatter_reduce(0, owners[:, None].expand(-1, clips), similarity, "amax")
     return recall(ranks(best.mT, torch.arange(clips, device=similarity.device)))
 
 

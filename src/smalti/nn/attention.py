@@ -42,14 +42,17 @@ def received(
     Raises:
         ConfigError: unknown queries.
     """
-    if queries == "class":
-        return attention_map(q[:, :, :1], k, scale, bias).mean((1, 2))
-    if queries == "last":
-        return attention_map(q[:, :, -1:], k, scale, bias).mean((1, 2))
-    if queries != "all":
+    if queries not in QUERIES:
         raise ConfigError(f"no queries {queries!r}: {nearest(queries, QUERIES)}")
     rows = q.shape[2]
+
+    def shares(part: slice) -> Float[Tensor, "b n"]:
+        own = bias[:, :, part] if bias is not None and bias.shape[2] > 1 else bias
+        return attention_map(q[:, :, part], k, scale, own).mean(1).sum(1)
+
+    if queries != "all":
+        return shares(slice(0, 1) if queries == "class" else slice(rows - 1, rows))
     total = q.new_zeros(k.shape[0], k.shape[2], dtype=torch.float32)
     for part in chunked(rows, k.shape[2] * k.shape[1] * k.shape[0]):
-        total = total + attention_map(q[:, :, part], k, scale, bias).mean(1).sum(1)
+        total = total + shares(part)
     return total / rows

@@ -101,7 +101,7 @@ def pyramid_align(
     scales: Sequence[float],
     side: int = 7,
 ) -> Float[Tensor, "b p c side side"]:
-    """Features in boxes, each from the level that fits its size (Lin et al., 2017): a box of 224 from 1/16."""
+    """Features in boxes, each from the level that fits its size (Lin, 2017): a box of 224 from 1/16."""
     area = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
     lowest = round(-math.log2(scales[0]))
     level = (4 + (area.sqrt() / 224 + 1e-8).log2()).floor() - lowest

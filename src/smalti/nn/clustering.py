@@ -3,8 +3,9 @@
 ```
 tokens [b n d] ──► centres [b k] (positions of tokens) and group [b n] (0 … k-1)
 ```
-Ties go to the smallest index. Distances are made in chunks of rows, so no more than `CHUNK` numbers of a distance
-matrix exist at a time where the method allows; k-medoids and spectral clustering need the whole matrix.
+Ties go to the smallest index. Distances are made in chunks of rows, so no more than `CHUNK` numbers of a
+distance matrix exist at a time where the method allows; k-medoids and spectral clustering need the whole
+matrix.
 """
 
 from __future__ import annotations
@@ -66,20 +67,23 @@ def best_pairs(
     a: Float[Tensor, "b n d"], b: Float[Tensor, "b m d"]
 ) -> tuple[Float[Tensor, "b n"], Int[Tensor, "b n"]]:
     """Of every row of `a` the highest inner product with a row of `b`, and which."""
-    if a.shape[0] * a.shape[1] * b.shape[1] <= CHUNK:
+    if torch.compiler.is_exporting() or a.shape[0] * a.shape[1] * b.shape[1] <= CHUNK:
         score, index = (a @ b.mT).max(-1)
         return score, index
     parts = [(a[:, rows] @ b.mT).max(-1) for rows in chunked(a.shape[1], b.shape[1] * a.shape[0])]
     return torch.cat([p.values for p in parts], 1), torch.cat([p.indices for p in parts], 1)
 
 
-def farthest_points(points: Float[Tensor, "b n d"], count: int) -> Int[Tensor, "b k"]:
-    """Positions chosen one after the other, each farthest from those before; the first has the largest norm.
+def farthest_points(
+    points: Float[Tensor, "b n d"], count: int, first: Int[Tensor, "b"] | None = None
+) -> Int[Tensor, "b k"]:
+    """Positions chosen one after the other, each farthest from those before.
 
-    This is the KKZ start of k-means and k-medoids (Katsavounidis, Kuo & Zhang, 1994).
+    The first has the largest norm when not given: the KKZ start of k-means and k-medoids (Katsavounidis, Kuo
+    & Zhang, 1994).
     """
     batch = torch.arange(points.shape[0], device=points.device)
-    chosen = [points.square().sum(-1).argmax(-1)]
+    chosen = [points.square().sum(-1).argmax(-1) if first is None else first]
     distance = torch.full(points.shape[:2], torch.inf, device=points.device)
     for _ in range(count - 1):
         last = points[batch, chosen[-1]][:, None]
@@ -132,8 +136,8 @@ def density_peaks(
 
     density = exp(−mean square of the k smallest distances, itself included), distances / √d;
     score = density × distance to the nearest denser token (the largest distance for the densest).
-    Most tokens have a denser one among their neighbours, which is then the nearest; only the others, the peaks of
-    density, are compared with all tokens once more.
+    Most tokens have a denser one among their neighbours, which is then the nearest; only the others, the
+    peaks of density, are compared with all tokens once more.
 
     Args:
         tokens: to be grouped.
@@ -146,13 +150,18 @@ def density_peaks(
         Centres by falling score, and every token's nearest centre, each centre being its own.
     """
     batch, size, dim = tokens.shape
-    tokens = tokens.float()
+    tokens = tokens.detach().float()
     rows = chunked(size, size * batch)
     whole = squared_distances(tokens, tokens) if len(rows) == 1 else None
+    if whole is not None:
+        whole.diagonal(dim1=1, dim2=2).zero_()
     there = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask
 
     def squares(some: Int[Tensor, "b r"]) -> Float[Tensor, "b r n"]:
-        found = squared_distances(take(tokens, some), tokens) if whole is None else take(whole, some)
+        if whole is None:
+            found = squared_distances(take(tokens, some), tokens).scatter_(2, some[..., None], 0.0)
+        else:
+            found = take(whole, some)
         return found if mask is None else found.masked_fill(~mask[:, None], torch.inf)
 
     position = torch.arange(size, device=tokens.device).expand(batch, -1)
@@ -170,7 +179,8 @@ def density_peaks(
     denser = density.gather(1, neighbour.flatten(1)).view_as(closest) > density[..., None]
     reach = closest.masked_fill(~denser, torch.inf).amin(-1)
     peak = reach.isinf() & there
-    peaks = peak.byte().argsort(dim=-1, descending=True, stable=True)[:, : int(peak.sum(1).max())]
+    most = size if torch.compiler.is_exporting() else int(peak.sum(1).max())
+    peaks = descending(peak.float())[:, :most]
     for part in chunked(peaks.shape[1], size * batch):
         some = peaks[:, part]
         denser = density[:, None] > density.gather(1, some)[..., None]
@@ -178,10 +188,7 @@ def density_peaks(
     score = torch.where(reach.isinf(), largest, reach).div(dim).sqrt() * density
     score = score.masked_fill(~there, -1)
     centres = descending(score)[:, :count]
-    if whole is None:
-        group = nearest(tokens, take(tokens, centres))
-    else:
-        group = take(whole, centres).argmin(1)
+    group = nearest(tokens, take(tokens, centres)) if whole is None else take(whole, centres).argmin(1)
     own = torch.arange(count, device=tokens.device).expand_as(centres)
     return centres, group.scatter(1, centres, own)
 

@@ -3,8 +3,9 @@
 ```
 tokens [b n d] ─► distances − largest − 1, diagonal − 1 ─► KKZ start ─► assign ⇄ best member ─► medoids, group
 ```
-Every group then holds its own medoid, also among equal tokens, and ties fall as they do in CenterCLIP (Zhao et al.,
-2022), whose order of operations is kept to the last bit. Memory is one n × n matrix a sample, in pieces of `CHUNK`.
+Every group then holds its own medoid, also among equal tokens, and ties fall as they do in CenterCLIP (Zhao
+et al., 2022), whose order of operations is kept to the last bit. Memory is one n × n matrix a sample, in
+pieces of `CHUNK`.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def best_members(
 
 def clustering_cost(tokens: Float[Tensor, "b n d"], medoids: Int[Tensor, "b k"]) -> Float[Tensor, "b"]:
     """Sum over all tokens of the Euclidean distance to the nearest medoid."""
-    return torch.cdist(tokens, take(tokens, medoids)).amin(-1).sum(-1)
+    exact = "donot_use_mm_for_euclid_dist"
+    return torch.cdist(tokens, take(tokens, medoids), compute_mode=exact).amin(-1).sum(-1)
 
 
 def k_medoids(

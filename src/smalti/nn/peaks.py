@@ -3,8 +3,9 @@
 ```
 tokens [b n d] ─► distances / √d ─► density (k nearest) × distance to a denser one ─► centres, groups
 ```
-With few neighbours, tokens that are nearest to each other tie in density, so rounding decides which are centres:
-`smalti.nn.clustering.density_peaks` does the same in pieces, for any number of tokens, with other rounding.
+With few neighbours, tokens that are nearest to each other tie in density, so rounding decides which are
+centres: `smalti.nn.clustering.density_peaks` does the same in pieces, for any number of tokens, with other
+    rounding.
 """
 
 from __future__ import annotations

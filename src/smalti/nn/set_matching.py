@@ -34,7 +34,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Weights:
-    """Of the parts of matching costs and losses, and of "no person" among the classes; defaults are EVAD's."""
+    """Of the parts of costs and losses, and of "nobody" among the classes; defaults are EVAD's."""
 
     person: float = 2.0
     boxes: float = 5.0

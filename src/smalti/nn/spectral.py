@@ -1,8 +1,8 @@
-"""Normalised spectral clustering's first half: a graph of tokens, and coordinates that pull its parts asunder.
+"""First half of spectral clustering: a graph of tokens, and coordinates that pull its parts asunder.
 
 ```
 tokens [b n d] ─► exp(−‖x−y‖² / 2σ²) ─► nearest neighbours, neighbourhood ─► D^-½ (D − W) D^-½
-                                                 └─► singular vectors of the k smallest values, signs fixed ─► [b n k]
+                                 └─► singular vectors of the k smallest values, signs fixed ─► [b n k]
 ```
 """
 
@@ -26,8 +26,8 @@ def heat_graph(
     Args:
         tokens: nodes.
         sigma: width of the kernel.
-        neighbours: an edge stays if it is among the strongest of one of its ends, each counting itself; all edges
-            stay when not given.
+        neighbours: an edge stays if it is among the strongest of one of its ends, each counting itself; all
+            edges stay when not given.
         mask: edges that may be.
     """
     squares = tokens.square().sum(-1, keepdim=True)
@@ -41,7 +41,7 @@ def heat_graph(
 
 
 def neighbourhood(grid: tuple[int, int, int], space: int, time: int) -> Bool[Tensor, "n n"]:
-    """Which tokens of a grid (t, h, w) lie in each other's window of `time` × `space` × `space`, odd sizes."""
+    """Which tokens of a grid (t, h, w) lie in each other's window of `time` × `space` × `space`."""
     axes = torch.meshgrid(*(torch.arange(size) for size in grid), indexing="ij")
     apart = [(axis.flatten()[:, None] - axis.flatten()).abs() for axis in axes]
     reach = (time // 2, space // 2, space // 2)
@@ -57,8 +57,8 @@ def spectral_coordinates(
     Args:
         graph: symmetric similarities, with a diagonal.
         count: of coordinates.
-        signs: turn every vector so that the rows of S Vᵀ have a positive sum of signed squares (Bro, Acar & Kolda,
-            2008); else they are as the library leaves them.
+        signs: turn every vector so that the rows of S Vᵀ have a positive sum of signed squares (Bro, Acar &
+            Kolda, 2008); else they are as the library leaves them.
     """
     degree = graph.sum(-1)
     scale = degree.pow(-0.5).diag_embed()

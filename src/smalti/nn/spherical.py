@@ -19,9 +19,10 @@ FLOOR = 1e-6  # chance of a token that lies on a centre
 
 
 def plus_plus(tokens: Float[Tensor, "b n d"], count: int, seed: int = 0) -> Int[Tensor, "b k"]:
-    """Positions drawn one after the other, by squared distance to those before (Arthur & Vassilvitskii, 2007).
+    """Positions drawn one after the other, by squared distance to those before.
 
-    The first `k` of more draws are the draws for `k`. All samples use the same numbers of the generator.
+    k-means++ (Arthur & Vassilvitskii, 2007). The first `k` of more draws are the draws for `k`. All samples
+    use the same numbers of the generator.
     """
     drawn = torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist()
     chances = torch.ones(tokens.shape[:2], dtype=torch.float64, device=tokens.device)
@@ -103,17 +104,13 @@ def in_order(group: Int[Tensor, "b n"], count: int) -> Int[Tensor, "b n"]:
     return first.argsort(dim=1, stable=True).argsort(dim=1).gather(1, group)
 
 
-def distortion(
-    tokens: Float[Tensor, "b n d"], group: Int[Tensor, "b n"], count: int
-) -> Float[Tensor, "b"]:
+def distortion(tokens: Float[Tensor, "b n d"], group: Int[Tensor, "b n"], count: int) -> Float[Tensor, "b"]:
     """Sum of squared distances to the means of the groups."""
     centres, size = means(tokens, group, count, torch.ones(group.shape, device=group.device))
     return (tokens.square().sum((1, 2)) - (centres.square().sum(-1) * size).sum(1)).clamp(min=0)
 
 
-def silhouette(
-    tokens: Float[Tensor, "b n d"], group: Int[Tensor, "b n"], count: int
-) -> Float[Tensor, "b"]:
+def silhouette(tokens: Float[Tensor, "b n d"], group: Int[Tensor, "b n"], count: int) -> Float[Tensor, "b"]:
     """Mean of (b - a) / max(a, b): a is the cosine distance to the own mean, b to the nearest other one.
 
     This is the simplified silhouette (Hruschka et al., 2004), in [-1, 1]; higher is better, 0 for one group.

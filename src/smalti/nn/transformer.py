@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smalti.errors import ConfigError
+
 
 class QuickGELU(nn.Module):
     """x · sigmoid(1.702 x), as CLIP computes GELU."""
@@ -98,6 +100,8 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= rate < 1:
+            raise ConfigError(f"a rate of dropped paths must lie in [0, 1), not {rate}")
         self.rate = rate
 
     def forward(self, x: Float[Tensor, "b *rest"]) -> Float[Tensor, "b *rest"]:

@@ -27,7 +27,8 @@ class Context:
     """What a criterion may ask for. A host gives functions, so nothing is computed that no criterion wants.
 
     Attributes:
-        attention: attention that every token receives [b n], from the queries of a name: "class", "all", "last".
+        attention: attention that every token receives [b n], from the queries of a name: "class", "all" or
+            "last".
         attention_map: attention of every head after its softmax [b h n n]; costs its whole size.
         keys: keys [b n d] of the attention before, mean over heads.
         gradient: gradient of a loss to the tokens [b n d].
@@ -93,7 +94,7 @@ class Reducer(nn.Module, ABC):
     """Criterion × strategy × schedule.
 
     Attributes:
-        place: where in a transformer block a host reduces: "inside", between attention and MLP, or "after" it.
+        place: where a host reduces: "inside" a transformer block, between attention and MLP, or "after" it.
         proportional: attention to a token grows with its mass (+ log mass on the logits of keys).
         ragged: samples of a batch may keep different counts.
         gradual: tokens leave at every block; else at a few.
@@ -138,7 +139,7 @@ class Reducer(nn.Module, ABC):
         return max(protected, 1)
 
     def layers(self, depth: int) -> tuple[int, ...]:
-        """Blocks at which tokens leave unless the schedule says: all, or those after each quarter but the last."""
+        """Blocks at which tokens leave unless the schedule says: all, or after each quarter but the last."""
         if self.gradual:
             return tuple(range(depth))
         return tuple(sorted({max(depth * quarter // 4 - 1, 0) for quarter in (1, 2, 3)}))

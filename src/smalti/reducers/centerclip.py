@@ -35,8 +35,8 @@ class CenterCLIPConfig:
     normalise: scale tokens to length one first (official `pre_norm`); k-medoids alone.
     iterations: of k-medoids, at most.
     threshold: movement of medoids under which it stops.
-    chunk: segments that share the stop rule, as official (`split_size`: 16, for ViT-B/16 4); results then depend
-        on the batch. Every segment stands for itself when not given.
+    chunk: segments that share the stop rule, as official (`split_size`: 16, for ViT-B/16 4); results then
+        depend on the batch. Every segment stands for itself when not given.
     sigma: width of the heat kernel of the spectral graph.
     graph: "heat" for all edges, "knn" for those to nearest neighbours.
     neighbours: of the "knn" graph; 5 a frame of the segment when not given, and 5 more on 100 tokens a frame.
@@ -213,10 +213,11 @@ class CenterCLIP(Reducer):
     t frames × l tokens ─► s segments of t/s frames ─► k medoids of each, in rising order ─► s × k tokens
     ```
     Works once, halfway through the network. Tokens are shared out among the segments by their length, so any
-    count is met; a clip without a grid, or a picture, is one segment. Protected tokens stay as they are, where
-    the official model averages the class tokens of a segment's frames: see the backbone of this name.
-    `aggregation="mean"` keeps the mass of all tokens; medoids drop theirs. Deviations: every sample stands for
-    itself unless `chunk` is given; pooling to a number that no frames' grid has falls back on runs or blocks.
+    count is met; a clip without a grid, or a picture, is one segment. Protected tokens stay as they are,
+    where the official model averages the class tokens of a segment's frames: see the backbone of this name.
+    `aggregation="mean"` keeps the mass of all tokens; medoids drop theirs. Deviations: every sample stands
+    for itself unless `chunk` is given; pooling to a number that no frames' grid has falls back on runs or
+    blocks.
 
     Raises:
         ConfigError: fewer tokens asked for than must stay.
@@ -277,9 +278,7 @@ def plan(frames: int, plane: int, count: int, segments: int) -> list[tuple[int, 
     for parts in range(min(segments, frames, count), 1, -1):
         bounds = [frames * part // parts * plane for part in range(parts + 1)]
         shares = [bound * count // size for bound in bounds]
-        found = [
-            (bounds[part], bounds[part + 1], shares[part + 1] - shares[part]) for part in range(parts)
-        ]
+        found = [(bounds[part], bounds[part + 1], shares[part + 1] - shares[part]) for part in range(parts)]
         if all(share for _, _, share in found):
             return found
     return [(0, size, count)]

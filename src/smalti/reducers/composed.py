@@ -32,7 +32,7 @@ class ComposedConfig:
     tags=("training-free", "composed"),
 )
 class Composed(Reducer):
-    """Any criterion with any strategy: `smalti.reduce(model, "composed", criterion="attention", strategy="merge")`.
+    """Any criterion with any strategy: `smalti.create("composed", criterion="k-means", strategy="merge")`.
 
     ```
     tokens ─┬─ protected ────────────────────────────────────┐
@@ -52,9 +52,9 @@ class Composed(Reducer):
     def _reduce(self, tokens: Float[Tensor, "b n d"], context: Context, count: int | None) -> Reduction:
         front = context.protected
         body = context.behind(front)
-        left = (tokens.shape[1] + 1) // 2 if count is None else count
-        if left == front:
-            return Gather(tokens.shape[1], identity(tokens[:, :front]).index, context.mass)
         others = tokens[:, front:]
-        judgement = self.criterion.judge(others, body, left - front)
-        return protect(self.strategy(others, judgement, left - front, body), front, context.mass)
+        left = (others.shape[1] + 1) // 2 if count is None else count - front
+        if left == 0:
+            return Gather(tokens.shape[1], identity(tokens[:, :front]).index, context.mass)
+        judgement = self.criterion.judge(others, body, left)
+        return protect(self.strategy(others, judgement, left, body), front, context.mass)

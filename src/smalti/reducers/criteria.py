@@ -3,15 +3,15 @@
 ```
 tokens [b n d], Context, count ──► criterion ──► Judgement(scores [b n], group [b n] or none)
 ```
-A criterion either scores tokens or groups them; both give scores, so any criterion goes with any strategy. The
-scores of one that groups put a token for every group first: its centre.
+A criterion either scores tokens or groups them; both give scores, so any criterion goes with any strategy.
+The scores of one that groups put a token for every group first: its centre.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -53,10 +53,11 @@ class Criterion(ABC):
         """Judge tokens, of which none is protected, so that `count` can be left."""
 
 
+C = TypeVar("C", bound=type[Criterion])
 CRITERIA: dict[str, type[Criterion]] = {}
 
 
-def criterion(cls: type[Criterion]) -> type[Criterion]:
+def criterion(cls: C) -> C:
     """Register a criterion under its name."""
     if cls.name in CRITERIA:
         raise ConfigError(f"criterion {cls.name!r} is registered twice")
@@ -107,7 +108,8 @@ class Gradient(Criterion):
 
     def judge(self, tokens: Float[Tensor, "b n d"], context: Context, count: int) -> Judgement:
         """Scores: estimated change of the loss."""
-        return Judgement((context.asked("gradient")() * tokens).sum(-1).abs().float())
+        gradient = context.asked("gradient")().float()
+        return Judgement((gradient * tokens.float()).sum(-1).abs())
 
 
 @criterion
@@ -120,8 +122,8 @@ class Entropy(Criterion):
 
     def judge(self, tokens: Float[Tensor, "b n d"], context: Context, count: int) -> Judgement:
         """Scores: nats."""
-        log = context.asked("logits")().float().log_softmax(-1)
-        return Judgement(-(log.exp() * log).sum(-1))
+        shares = context.asked("logits")().float().softmax(-1)
+        return Judgement(torch.special.entr(shares).sum(-1))
 
 
 @criterion
@@ -142,8 +144,8 @@ class Predictor(Criterion):
 class Question(Criterion):
     """Cosine between a token and the embedding of a question, outliers clipped.
 
-    Values beyond `fences` quartile ranges from the quartiles are clipped to them, so that a few artefacts do not
-    rule (Tukey, 1977).
+    Values beyond `fences` quartile ranges from the quartiles are clipped to them, so that a few artefacts do
+    not rule (Tukey, 1977).
     """
 
     name = "question"
@@ -152,8 +154,8 @@ class Question(Criterion):
 
     def judge(self, tokens: Float[Tensor, "b n d"], context: Context, count: int) -> Judgement:
         """Scores: clipped cosines."""
-        question = F.normalize(context.asked("question"), dim=-1)
-        cosine = (F.normalize(tokens, dim=-1) @ question[..., None]).squeeze(-1).float()
+        question = F.normalize(context.asked("question").float(), dim=-1)
+        cosine = (F.normalize(tokens.float(), dim=-1) @ question[..., None]).squeeze(-1)
         low, high = torch.quantile(cosine, torch.tensor([0.25, 0.75], device=cosine.device), dim=1)
         reach = self.fences * (high - low)
         return Judgement(cosine.clamp((low - reach)[:, None], (high + reach)[:, None]))
@@ -198,8 +200,9 @@ class Diversity(Criterion):
 
     def judge(self, tokens: Float[Tensor, "b n d"], context: Context, count: int) -> Judgement:
         """Scores: the earlier chosen, the higher."""
-        compared = F.normalize(features(tokens, context).float(), dim=-1)
-        chosen = clustering.farthest_points(compared, count)
+        compared = features(tokens, context).float()
+        first = compared.square().sum(-1).argmax(-1)  # directions alone tie but for rounding
+        chosen = clustering.farthest_points(F.normalize(compared, dim=-1), count, first)
         rank = torch.arange(count, 0, -1, device=tokens.device).float().expand_as(chosen)
         return Judgement(torch.zeros(tokens.shape[:2], device=tokens.device).scatter(1, chosen, rank))
 
@@ -264,9 +267,10 @@ class KMedoids(Criterion):
     iterations: int = 100
 
     def judge(self, tokens: Float[Tensor, "b n d"], context: Context, count: int) -> Judgement:
-        """Groups; centres are their medoids."""
+        """Groups; centres are their medoids, each nearest to itself, also among equal tokens."""
         compared = features(tokens, context).float()
         distance = clustering.squared_distances(compared, compared).sqrt()
+        distance.diagonal(dim1=1, dim2=2).fill_(-1)
         start = clustering.farthest_points(compared, count)
         return centred(*clustering.k_medoids(distance, start, iterations=self.iterations))
 
@@ -287,8 +291,9 @@ class Spectral(Criterion):
         compared = features(tokens, context).float()
         distance = clustering.squared_distances(compared, compared)
         width = self.sigma**2 * distance.mean((1, 2), keepdim=True).clamp(min=1e-12)
-        rows = clustering.spectral_features((-distance / (2 * width)).exp(), count)
-        start = clustering.farthest_points(rows, count)
+        graph = (-distance / (2 * width)).exp()
+        rows = clustering.spectral_features(graph, count)
+        start = clustering.farthest_points(rows, count, graph.sum(-1).argmax(-1))
         return centred(start, clustering.k_means(rows, start))
 
 
@@ -300,7 +305,7 @@ def first_members(group: Int[Tensor, "b n"], count: int) -> Int[Tensor, "b k"]:
 
 
 def bipartite_groups(compared: Float[Tensor, "b n d"], count: int) -> Int[Tensor, "b n"]:
-    """Groups after the most similar pairs of even and odd positions are joined, kept in the order of first members.
+    """Groups after the most similar pairs of even and odd positions are joined, in order of first members.
 
     Args:
         compared: features of length one.

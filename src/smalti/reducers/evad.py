@@ -96,7 +96,7 @@ class EVAD(Reducer):
     attention [b h n n], rows of the keyframe × weight ─► mean over heads and queries ─► top ⌈ρ n⌉ − keyframe
     tokens out: protected and keyframe tokens in their order, then the kept others
     ```
-    The keyframe is the frame of that number where the context gives `frames`, else all protected tokens, which
+    The keyframe is the frame of that number where the context gives `frames`, else all protected tokens, as
     is the layout of EVAD's own encoder. The count is of all tokens, so that others are kept at less than ρ.
     Sits between attention and MLP of the first block of the second, third and fourth quarter. Where fewer
     tokens are asked for than the keyframe has, its own best stay: deviation, since the paper never does.

@@ -1,9 +1,8 @@
-"""HoliTom before the language model: what stands still in a window of frames is kept once, then both are thinned."""
+"""HoliTom before the language model: what stands still in a window of frames is kept once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 
 from smalti.errors import ConfigError
 from smalti.nn.clustering import density_peaks, take
-from smalti.nn.windows import best_cut, cut_that_leaves, gains
+from smalti.nn.film_cut import apportion, best_cut, cut_that_leaves, gains
 from smalti.reducers.base import Context, Reducer
 from smalti.reducers.reduction import Assign, Gather, Reduction, identity, protect
 from smalti.reducers.strategies import best
@@ -35,12 +34,12 @@ class HoliTomConfig:
     tau: cosine with the next frame above which a place stands still.
     beta: share of the centre in a merged token; the mean of its members has the rest.
     plain_mean: centre and members count the same instead.
-    contextual: share of a frame's moving tokens that are kept as centres of clusters; the others are chosen by
-        the attention they receive (the paper's D; 0 stands behind all its figures).
+    contextual: share of a frame's moving tokens that are kept as centres of clusters; the others are chosen
+        by the attention they receive (the paper's D; 0 stands behind all its figures).
     neighbours: k of DPC-kNN, but never more than there are centres.
     longest: frames in a window at most.
-    newline: "one_token": a window's still tokens come before its frames; "grid": they lie in its first frame, in
-        order of position, for models with a newline token after every row (see `with_newlines`).
+    newline: "one_token": a window's still tokens come before its frames; "grid": they lie in its first
+        frame, in order of position, for models with a newline token after every row (see `with_newlines`).
     """
 
     ratio: float = 0.25
@@ -110,7 +109,7 @@ class Layout(NamedTuple):
     tags=("training-free", "merge", "prune", "video", "video-llm"),
 )
 class HoliTom(Reducer):
-    """HoliTom's outer merging (2025): windows by a dynamic program, DPC-kNN on what is still, attention on the rest.
+    """HoliTom's outer merging (2025): windows by a dynamic program, then what is still and what moves.
 
     ```
     tokens [f n d] ─► cosines of neighbours in time ─► windows that save most
@@ -118,13 +117,13 @@ class HoliTom(Reducer):
        └─ moving places, frame by frame ──► most attended (+ DPC-kNN centres of the rest)
     tokens out, window by window: still ones, then frame by frame
     ```
-    Needs `Context.attention("all")`, mean attention that every token receives, and `grid` or `frames`; without
-    these all tokens are one frame. The share of a token is exact: the reduction is a weighted mean, and its mass
-    counts all tokens that went in. Moving tokens that are not chosen are dropped.
+    Needs `Context.attention("all")`, mean attention that every token receives, and `grid` or `frames`;
+    without these all tokens are one frame. The share of a token is exact: the reduction is a weighted mean,
+    and its mass counts all tokens that went in. Moving tokens that are not chosen are dropped.
 
     An exact count is met by largest remainders of what each part would keep. Where still places save so much
-    that the count cannot be reached, windows are made shorter. Deviations: no noise on densities, equal ones go
-    by position; every film of a batch has its own ratio (the official loop carries it on).
+    that the count cannot be reached, windows are made shorter. Deviations: no noise on densities, equal ones
+    go by position; every film of a batch has its own ratio (the official loop carries it on).
 
     Raises:
         ConfigError: options out of range, or a grid of another size than the tokens.
@@ -160,9 +159,7 @@ class HoliTom(Reducer):
             cut.windows, cut.saved, ratio, standing, tuple(kept[: len(stills)]), tuple(kept[len(stills) :])
         )
 
-    def layout(
-        self, video: Float[Tensor, "f n d"], attention: Float[Tensor, "f n"], plan: Plan
-    ) -> Layout:
+    def layout(self, video: Float[Tensor, "f n d"], attention: Float[Tensor, "f n"], plan: Plan) -> Layout:
         """Which tokens become which."""
         frames, size = video.shape[:2]
         group = torch.full((frames, size), -1, device=video.device)
@@ -256,16 +253,6 @@ def similarities(video: Float[Tensor, "f n d"]) -> Float[Tensor, "steps n"]:
     """Cosine of every place with the same place in the next frame."""
     unit = F.normalize(video.float(), dim=-1)
     return F.cosine_similarity(unit[:-1], unit[1:], dim=-1)
-
-
-def apportion(sizes: Sequence[int], count: int) -> list[int]:
-    """Shares of `count` in proportion to `sizes`, none above its size, by largest remainders; the first of equals."""
-    total = sum(sizes)
-    kept = [size * count // total for size in sizes]
-    order = sorted(range(len(sizes)), key=lambda part: -(sizes[part] * count % total))
-    for part in order[: count - sum(kept)]:
-        kept[part] += 1
-    return kept
 
 
 def with_newlines(

@@ -30,7 +30,9 @@ class HoliTomInnerConfig:
 
     def __post_init__(self) -> None:
         if self.layer < 1:
-            raise ConfigError(f"layer {self.layer}: the attention of the layer before is needed, so at least 1")
+            raise ConfigError(
+                f"layer {self.layer}: the attention of the layer before is needed, so at least 1"
+            )
         if not 0 <= self.ratio < 1:
             raise ConfigError(f"ratio {self.ratio}: must be from 0 to below 1")
 
@@ -44,15 +46,16 @@ class HoliTomInnerConfig:
     tags=("training-free", "merge", "video-llm"),
 )
 class HoliTomInner(Reducer):
-    """HoliTom's inner merging (2025): the visual tokens most attended by the last one stay, the others melt in.
+    """HoliTom's inner merging (2025): visual tokens most attended by the last one stay, others melt in.
 
     ```
     hidden states of visual tokens [b n d] ─┬─ attention from the last prompt token ─► kept, in their order
                                             └─ each other one, in turn: most similar kept ← (kept + it) / 2
     ```
     Halving in turn gives the j-th of m that melt into a token the share 2^(j-m-1), and the token itself 2^-m.
-    Needs `Context.attention("last")` of the layer before. Text before the visual tokens is `Context.protected`,
-    text behind them is put back by `between`; `positions` says which position ids and cache rows stay.
+    Needs `Context.attention("last")` of the layer before. Text before the visual tokens is
+    `Context.protected`, text behind them is put back by `between`; `positions` says which position ids and
+    cache rows stay.
 
     Deviation: cosines have a floor under the norms, so that zero tokens give no NaN.
 

@@ -22,15 +22,15 @@ SELECTIONS = ("dpc", "uniform", "attention", "motion")
 @dataclass(frozen=True)
 class HoTConfig:
     """Attributes:
-    selection: what stays: "dpc" peaks of density, or for comparison "uniform" spacing, most "attention" received,
-        most "motion" (distance to the frame before and after).
+    selection: what stays: "dpc" peaks of density, or for comparison "uniform" spacing, most "attention"
+        received, most "motion" (distance to the frame before and after).
     neighbours: k of the density, each token counting itself; the official 2 leaves one real neighbour.
-    level: what is chosen: every "token" for itself, or whole frames ("frame") by the mean of their tokens, which
-        needs a grid.
+    level: what is chosen: every "token" for itself, or whole frames ("frame") by the mean of their tokens,
+        which needs a grid.
     keep_centre: the middle token or frame always stays (official TPC for one target frame).
     merge: average each cluster instead of dropping what is not chosen; the official code only drops.
-    noise: largest uniform noise on densities. It must break ties: with two neighbours, frames that are nearest to
-        each other are equally dense, and both would be centres.
+    noise: largest uniform noise on densities. It must break ties: with two neighbours, frames that are
+        nearest to each other are equally dense, and both would be centres.
     seed: of the noise, which is the same for every sample; the official code draws anew in every pass.
     """
 
@@ -138,9 +138,9 @@ class HoT(Reducer):
     ```
     frames [b f d] ─► distances/√d ─► density (2 nearest) × distance to a denser one ─► m best ─► rising order
     ```
-    One reduction early in the network. Where pruned tokens must come back, a host restores them, or the backbone
-    of this name recovers them by learned queries. Left to itself it keeps a third. Deviation: the noise that
-    breaks ties is drawn by a seed, so that every run gives the same.
+    One reduction early in the network. Where pruned tokens must come back, a host restores them, or the
+    backbone of this name recovers them by learned queries. Left to itself it keeps a third. Deviation: the
+    noise that breaks ties is drawn by a seed, so that every run gives the same.
 
     Raises:
         ConfigError: frames are chosen whole and the count is not one of whole frames, or there is no grid.

@@ -11,8 +11,8 @@ Gather   keeps some tokens (pruning)              index [b m]
 Assign   averages groups by mass (merging)        group [b n]
 Dense    mixes all with all (transforming)        weights [b m n]
 ```
-Samples of a batch may keep different counts: `count` is the largest, `mask` says which tokens are real, and the
-others hold zeros and have mass zero.
+Samples of a batch may keep different counts: `count` is the largest, `mask` says which tokens are real, and
+the others hold zeros and have mass zero.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from smalti.errors import ConfigError
 
 class Reduction(ABC):
     """A linear map from `size` tokens to `count`, for every sample of a batch."""
+
+    weight: Float[Tensor, "b n"] | None
 
     @property
     @abstractmethod
@@ -99,7 +101,9 @@ class Reduction(ABC):
             if isinstance(self, Gather) and other.weight is not None:
                 weight = self.spread(other.weight[..., None]).squeeze(-1)
             return Assign(_follow(self.source_map, other.source_map), other.count, weight)
-        return Dense(other.matrix() @ self.matrix(), self.weight)
+        matrix = other.matrix() @ self.matrix()
+        every = torch.eye(other.count, device=matrix.device).expand(matrix.shape[0], -1, -1)
+        return Dense(matrix, self.weight, self.spread(other.spread(every)))
 
 
 def _follow(first: Int[Tensor, "b n"], second: Int[Tensor, "b m"]) -> Int[Tensor, "b n"]:
@@ -200,13 +204,13 @@ class Assign(Reduction):
         return self.group
 
     def apply(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b m d"]:
-        """Weighted means, summed in float32 or better: sums and a division, which export exactly where means do not."""
-        weight = self._weights()
-        where = self.group.clamp(min=0)[..., None].expand(-1, -1, x.shape[-1])
+        """Sums of the members' shares, in float32 or better; a token alone in its group stays as it is."""
+        group = self.group.clamp(min=0)
+        share = self._weights() / _nonzero(self.mass).gather(1, group)
+        where = group[..., None].expand(-1, -1, x.shape[-1])
         exact = torch.promote_types(x.dtype, torch.float32)
         total = torch.zeros(x.shape[0], self.count, x.shape[-1], device=x.device, dtype=exact)
-        total = total.scatter_add(1, where, x.to(exact) * weight[..., None])
-        return (total / _nonzero(self.mass)[..., None]).to(x.dtype)
+        return total.scatter_add(1, where, x.to(exact) * share[..., None]).to(x.dtype)
 
     def spread(self, y: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
         """Every token gets its group's mean."""

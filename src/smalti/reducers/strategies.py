@@ -11,11 +11,12 @@ pool       runs of neighbours on the grid            Assign
 transform  every token is shared out among these     Dense
 resample   each of these asks all                    Dense
 ```
-All but pruning and resampling keep the mass: what leaves goes somewhere.
+All but pruning keep the mass: what leaves goes somewhere.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -91,21 +92,24 @@ def cluster(tokens: Float[Tensor, "b n d"], judgement: Judgement, count: int, co
 
 @strategy
 def pool(tokens: Float[Tensor, "b n d"], judgement: Judgement, count: int, context: Context) -> Reduction:
-    """Blocks of the grid of nearly equal size, or runs of tokens where there is no grid; scores do not matter."""
+    """Blocks of the grid, as square as the count allows, else runs of tokens; scores do not matter.
+
+    Raises:
+        ConfigError: the tokens do not lie on the grid that the context gives.
+    """
     size = tokens.shape[1]
-    if context.grid is None:
-        group = torch.arange(size, device=tokens.device) * count // size
+    t, h, w = context.grid or (1, 1, size)
+    if t * h * w != size:
+        raise ConfigError(f"{size} tokens do not lie on a grid of {t}×{h}×{w}")
+    sides = [(r, count // (t * r)) for r in range(1, h + 1) if count % (t * r) == 0 and count <= t * r * w]
+    if sides:
+        rows, columns = min(sides, key=lambda side: abs(math.log(h * side[1] / (w * side[0]))))
+        frame, row, column = torch.meshgrid(
+            *(torch.arange(n, device=tokens.device) for n in (t, h, w)), indexing="ij"
+        )
+        group = ((frame * rows + row * rows // h) * columns + column * columns // w).flatten()
     else:
-        t, h, w = context.grid
-        rows = max(r for r in range(1, min(h, count) + 1) if count % (t * r) == 0 or r == 1)
-        columns = count // (t * rows)
-        if t * rows * columns != count or not 1 <= columns <= w:
-            group = torch.arange(size, device=tokens.device) * count // size
-        else:
-            row = torch.arange(h, device=tokens.device) * rows // h
-            column = torch.arange(w, device=tokens.device) * columns // w
-            plane = (row[:, None] * columns + column).flatten()
-            group = (torch.arange(t, device=tokens.device)[:, None] * rows * columns + plane).flatten()
+        group = torch.arange(size, device=tokens.device) * count // size
     return Assign(group.expand(tokens.shape[0], -1), count, context.mass)
 
 

@@ -28,7 +28,8 @@ class VQTokenConfig:
     most: largest K of the choice (officially 20 to 32).
     criterion: what the choice goes by. "elbow": the K where the distortion's fall slows down most;
         "elbow_official": two more than the place of that K in the list, counted from 2, and at least `least`,
-        as the official code does, which nearly always gives `least`; "silhouette": the best simplified silhouette.
+        as the official code does, which nearly always gives `least`; "silhouette": the best simplified
+        silhouette.
     iterations: of k-means, at most.
     tolerance: movement of the centres at which k-means stops.
     seed: of the k-means++ start.
@@ -81,9 +82,9 @@ class VQToken(Reducer):
     `reduction.apply(F.normalize(tokens, dim=-1))`. The attention that enriches the codebook with the hash is
     learned and lives in `smalti.backbones.vqtoken`. Adaptive batches are ragged.
 
-    Deviations: codes are numbered by their first token, so that the hash does not depend on chance; the start is
-    seeded; starts for fewer codes are the first ones of those for more; a code left without tokens gets the one
-    that fits worst elsewhere, so that K are always K.
+    Deviations: codes are numbered by their first token, so that the hash does not depend on chance; the
+    start is seeded; starts for fewer codes are the first ones of those for more; a code left without tokens
+    gets the one that fits worst elsewhere, so that K are always K.
 
     Raises:
         ConfigError: bounds of K that contradict each other, or an unknown criterion.
@@ -148,4 +149,3 @@ def choose(curve: Float[Tensor, "b k"], least: int, criterion: str) -> Int[Tenso
         return torch.full((len(curve),), least, device=curve.device)
     bend = curve.diff(n=2).argmax(1)
     return bend + least + 1 if criterion == "elbow" else (bend + 4).clamp(min=least)
-

@@ -11,6 +11,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
@@ -40,6 +42,14 @@ class Undo:
                 module.__dict__[name] = before
 
         self._steps.append(back)
+
+    def swap(self, module: nn.Module, name: str, forward: Callable[..., Any]) -> None:
+        """Give one module a class of its own with another `forward`, which accelerate's hooks call too."""
+        before = type(module)
+        module.__class__ = subclass(before, name, forward)
+        self._steps.append(lambda: setattr(module, "__class__", before))
+        if body_of(module) != "forward":
+            self.put(module, body_of(module), MethodType(type(module).forward, module))
 
     def hook(self, hook: Any) -> None:
         """Remember a hook's handle."""
@@ -75,7 +85,7 @@ class Host(ABC):
     """One model of a family that reducers fit into.
 
     Attributes:
-        model: what was given.
+        model: the vision model that runs the blocks.
         blocks: its transformer blocks in order.
         prefix: tokens in front that never leave, such as the class token.
         sizes: what a block costs.
@@ -108,6 +118,12 @@ class Host(ABC):
 def body_of(block: nn.Module) -> str:
     """The attribute that holds a block's own computation; accelerate's hooks wrap it under another name."""
     return "_old_forward" if "_old_forward" in block.__dict__ else "forward"
+
+
+@cache
+def subclass(parent: type[nn.Module], prefix: str, forward: Callable[..., Any]) -> type[nn.Module]:
+    """A class that differs in its `forward`, for `isinstance` still its parent."""
+    return type(prefix + parent.__name__, (parent,), {"forward": forward, "__module__": parent.__module__})
 
 
 def weighted_mean(x: Float[Tensor, "b n d"], mass: Float[Tensor, "b n"] | None) -> Float[Tensor, "b d"]:

@@ -9,7 +9,7 @@ What a block needs is kept under its number, so blocks may be computed again (gr
 
 from __future__ import annotations
 
-import weakref
+import sys
 from types import TracebackType
 
 import torch
@@ -24,13 +24,14 @@ from smalti.reducers.reduction import Assign, Gather, Reduction, identity
 from smalti.reducers.schedule import Schedule
 
 Seen = tuple[Tensor, Tensor, float]  # queries, keys, scale of an attention
-_reduced: weakref.WeakKeyDictionary[nn.Module, Handle] = weakref.WeakKeyDictionary()
+MARK = "smalti_handle"  # on the first block of a reduced model
 
 
 class Handle:
     """A reduced model. `with smalti.reduce(...) as handle:` or `handle.undo()` gives the model back as it was.
 
-    Not for several threads at once: what the last forward did is kept here.
+    Not for several threads at once: what the last forward did is kept here. Under gradient checkpointing every
+    forward wants its backward before the next one, since blocks are computed again with what is kept.
 
     Attributes:
         reducer, schedule, host: what works, how much, and in what.
@@ -41,7 +42,7 @@ class Handle:
     """
 
     def __init__(self, host: Host, reducer: Reducer, schedule: Schedule) -> None:
-        if any(module in _reduced for module in host.model.modules()):
+        if any(MARK in block.__dict__ for block in host.blocks):
             raise ConfigError("this model is reduced already: call undo() of that handle first")
         self.host, self.reducer, self.schedule = host, reducer, schedule
         self.reductions: dict[int, Reduction] = {}
@@ -58,21 +59,16 @@ class Handle:
         try:
             host.install(self, self._undo)
             self._undo.hook(host.model.register_forward_hook(self._check, prepend=True))
+            self._undo.put(host.blocks[0], MARK, self)
         except BaseException:
             self._undo()
             raise
-        for module in (host.model, *host.blocks):
-            if module._compiled_call_impl is not None:
-                torch._dynamo.reset()  # what is compiled already would not see the hooks
-                break
-        _reduced[host.model] = self
+        _forget_compiled()
 
     def undo(self) -> None:
         """Give the model back as it was. May be called again."""
         self._undo()
-        _reduced.pop(self.host.model, None)
-        if self.host.model._compiled_call_impl is not None:
-            torch._dynamo.reset()
+        _forget_compiled()
 
     def __enter__(self) -> Handle:
         return self
@@ -88,10 +84,11 @@ class Handle:
         """Take note of the tokens that a block is given."""
         if layer == 0:
             self._size, self._visited = x.shape[1], 0
-            self._mass[0] = None
+            self._mass = {0: None}
             if self._size not in self._plans:
                 self._plans[self._size] = self.plan(self._size)
-        self._visited += 1
+        if layer not in self._mass:
+            raise self._bypassed(layer - 1)
 
     def plan(self, tokens: int) -> tuple[int, ...]:
         """Tokens left after every block, of so many before the first."""
@@ -116,13 +113,14 @@ class Handle:
     def bias(self, layer: int, dtype: torch.dtype) -> Float[Tensor, "b 1 1 n"] | None:
         """log mass of the keys, where the method weighs them; −∞ for tokens that are not real."""
         mass = self._mass[layer]
-        if mass is None or not (self.reducer.proportional or self.reducer.ragged):
+        if mass is None or not self.weighs:
             return None
         weight = mass if self.reducer.proportional else (mass > 0).float()
         return weight.log()[:, None, None].to(dtype)
 
     def step(self, layer: int, x: Float[Tensor, "b n d"], seen: Seen | None) -> Float[Tensor, "b m d"]:
         """Reduce the tokens at a block, if the plan says so, and remember how."""
+        self._visited += 1
         if not self.reduces(layer):
             self._mass[layer + 1] = self._mass[layer]
             self.reductions.pop(layer, None)
@@ -161,17 +159,29 @@ class Handle:
         return where
 
     @property
+    def weighs(self) -> bool:
+        """Whether attention and pooling look at the mass of tokens."""
+        return self.reducer.proportional or self.reducer.ragged
+
+    @property
     def mass(self) -> Float[Tensor, "b n"] | None:
-        """Source tokens that each token after the last block stands for; None when none was merged."""
-        weighed = self.reducer.proportional or self.reducer.ragged
-        return self._mass.get(len(self.host.blocks)) if weighed else None
+        """Source tokens that each token after the last block that ran stands for; None when none was merged."""
+        return self._mass[max(self._mass)] if self.weighs and self._mass else None
+
+    def mass_of(self, x: Float[Tensor, "b n d"], front: int = 0) -> Float[Tensor, "b n"] | None:
+        """`mass` of tokens behind `front` others; None for restored ones, each of which stands for itself."""
+        mass = self.mass
+        return None if mass is None or x.shape[1] == self._size - front else mass[:, front:]
 
     def _check(self, *_: object) -> None:
         if self._visited < len(self.host.blocks):
-            raise UnsupportedError(
-                f"{type(self.host.model).__name__} ran {self._visited} of {len(self.host.blocks)} blocks through "
-                "the reducer: its forward bypasses them (wrapped by another library?)"
-            )
+            raise self._bypassed(max(self._mass, default=0))
+
+    def _bypassed(self, layer: int) -> UnsupportedError:
+        return UnsupportedError(
+            f"block {layer} of {type(self.host.model).__name__} did not go through the reducer: something bypasses it "
+            "(a forward that another library put there?)"
+        )
 
     # ── what callers ask afterwards ──────────────────────────────────────────────────────────────────────
 
@@ -213,6 +223,17 @@ class Handle:
             if before in self.reductions:
                 y = self.reductions[before].restore(y, self._dropped.get(before))
         return y
+
+    def forget(self) -> None:
+        """Let go of dropped tokens that were kept for `restore`."""
+        self._dropped.clear()
+
+
+def _forget_compiled() -> None:
+    """Compiled models do not look whether hooks came or went, so they are compiled anew."""
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is not None:
+        dynamo.reset()
 
 
 def heaviest(reduction: Reduction) -> Int[Tensor, "b m"]:

@@ -69,8 +69,9 @@ class TimmHost(Host):
                 f"blocks of kind {names} do not compute attention and MLP one after the other from the same "
                 "stream: only Block and EvaBlock of timm do"
             )
-        if getattr(model, "global_pool", "") == "prr":
-            raise UnsupportedError("a `prr` pool takes no mask, so merged tokens cannot be weighed in it")
+        pool = getattr(model, "global_pool", "")
+        if pool in ("prr", "avgmax"):
+            raise UnsupportedError(f"a pool of kind {pool!r} takes no mask, so merged tokens cannot be weighed in it")
         return cls(model)
 
     def grid(self, tokens: int) -> tuple[int, int, int] | None:
@@ -114,16 +115,16 @@ class _Pool:
         self.handle, self.front = handle, front
 
     def mask(self, pool: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        mass = self.handle.mass
+        mass = self.handle.mass_of(args[0], self.front)
         if mass is not None:
-            kwargs["attn_mask"] = mass[:, None, None, self.front :].log().to(args[0].dtype)
+            kwargs["attn_mask"] = mass[:, None, None].log().to(args[0].dtype)
         return args, kwargs
 
     def mean(self, x: Float[Tensor, "b n d"], pool_type: str | None = None) -> Float[Tensor, "b d"]:
         if pool_type not in (None, "avg"):
             raise UnsupportedError(f"a reduced model pools by mass, not by {pool_type!r}")
-        mass = self.handle.mass
-        return weighted_mean(x[:, self.front :], None if mass is None else mass[:, self.front :])
+        tokens = x[:, self.front :]
+        return weighted_mean(tokens, self.handle.mass_of(tokens, self.front))
 
 
 class _Around:
@@ -218,11 +219,13 @@ class _Intermediates:
             )
             final, parts = (None, found) if intermediates_only else found
             whole = [torch.cat([p[1], p[0]], 1) if prefix else p for p in parts]
-            whole = [handle.restore(y, level) for y, level in zip(whole, levels, strict=True)]
+            whole = [
+                handle.restore(y, level) for y, level in zip(whole, sorted(set(levels)), strict=True)
+            ]
             final = None if final is None else handle.restore(final)
         finally:
             handle.dense = before
-            handle._dropped.clear()
+            handle.forget()
         maps = [y[:, prefix:] for y in whole]
         if output_fmt == "NCHW":
             h, w = model.patch_embed.dynamic_feat_size(x.shape[-2:])
