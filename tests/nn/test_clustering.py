@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +15,6 @@ from smalti.nn.clustering import (
     density_peaks,
     farthest_points,
     k_means,
-    k_medoids,
     means,
     nearest,
     spectral_features,
@@ -103,7 +104,7 @@ def test_k_means_never_gets_worse_and_keeps_its_starts() -> None:
 
     costs = [cost(iterations) for iterations in (0, 1, 2, 5, 20)]
     assert costs[-1] < costs[0]
-    assert all(later <= earlier + 1e-4 for earlier, later in zip(costs, costs[1:], strict=False))
+    assert all(later <= earlier + 1e-4 for earlier, later in pairwise(costs))
 
 
 def test_k_means_weighs_tokens() -> None:
@@ -147,19 +148,6 @@ def test_density_peaks_do_not_see_masked_tokens() -> None:
     among, _ = density_peaks(tokens, 6, mask=mask)
     alone, _ = density_peaks(tokens[:, :25], 6)
     assert torch.equal(among, alone)
-
-
-def test_k_medoids_find_the_middle_ones() -> None:
-    tokens, truth = planted()
-    distance = torch.cdist(tokens, tokens)
-    medoids, group = k_medoids(distance, farthest_points(tokens, 3))
-    assert torch.equal(parts(group), parts(truth).expand(2, -1, -1))
-    assert (medoids.diff() > 0).all()
-    for sample in range(2):
-        for place, medoid in enumerate(medoids[sample]):
-            members = (group[sample] == place).nonzero().flatten()
-            total = distance[sample][members][:, members].sum(0)
-            assert medoid == members[total.argmin()]
 
 
 def test_spectral_features_are_equal_within_parts_of_a_graph() -> None:

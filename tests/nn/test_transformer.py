@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -27,7 +29,7 @@ def test_a_block_is_timms_with_the_same_weights(layer_scale, qkv_bias) -> None:
         mlp_ratio=3.0,
         qkv_bias=qkv_bias,
         init_values=layer_scale,
-        norm_layer=lambda dim: nn.LayerNorm(dim, eps=1e-6),
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
     )
     ours = Block(32, 4, mlp_ratio=3.0, qkv_bias=qkv_bias, layer_scale=layer_scale).eval()
     ours.load_state_dict(shaken(theirs).state_dict())

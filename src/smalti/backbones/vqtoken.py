@@ -64,18 +64,20 @@ class HashAttention(nn.Module):
         )
         self.attention = nn.MultiheadAttention(dim, heads, batch_first=True)
 
-    def forward(self, codebook: Float[Tensor, "k d"], index: Int[Tensor, "t h w"]) -> Float[Tensor, "k d"]:
-        """The enriched codes of one video.
+    def forward(
+        self, codebook: Float[Tensor, "b k d"], index: Int[Tensor, "b t h w"]
+    ) -> Float[Tensor, "b k d"]:
+        """The enriched codes of videos that have equally many.
 
         Raises:
             ConfigError: more codes than it was built for.
         """
-        count = len(codebook)
+        count = codebook.shape[1]
         if count > self.codes:
             raise ConfigError(f"{count} codes do not fit into a VQ-attention built for {self.codes}")
-        resized = F.interpolate(index[None, None].to(codebook.dtype), self.grid).flatten()
-        context = self.mlp((resized + 1) / self.codes).view(self.codes, -1)[:count]
-        return self.attention(codebook[None], codebook[None], context[None], need_weights=False)[0][0]
+        resized = F.interpolate(index[:, None].to(codebook.dtype), self.grid).flatten(1)
+        context = self.mlp((resized + 1) / self.codes).unflatten(1, (self.codes, -1))[:, :count]
+        return self.attention(codebook, codebook, context, need_weights=False)[0]
 
 
 class HashDecoder(nn.Module):
@@ -104,20 +106,23 @@ class HashDecoder(nn.Module):
         layer = nn.TransformerDecoderLayer(dim, heads, hidden, dropout, batch_first=True)
         self.transformer_decoder = nn.TransformerDecoder(layer, 1)
 
-    def forward(self, codebook: Float[Tensor, "k d"], index: Int[Tensor, "t h w"]) -> Float[Tensor, "m d"]:
-        """The tokens of one video.
+    def forward(
+        self, codebook: Float[Tensor, "b k d"], index: Int[Tensor, "b t h w"]
+    ) -> Float[Tensor, "b m d"]:
+        """The tokens of videos that have equally many codes.
 
         Raises:
             ConfigError: frames of another size than it was built for.
         """
-        rows = index.flatten(1).to(codebook.dtype)
-        if rows.shape[1] != self.to_q_proj.in_features:
+        rows = index.flatten(2).to(codebook.dtype)
+        frames, codes = rows.shape[1], codebook.shape[1]
+        if rows.shape[2] != self.to_q_proj.in_features:
             raise ConfigError(
-                f"frames of {rows.shape[1]} tokens do not fit a decoder for {self.to_q_proj.in_features}"
+                f"frames of {rows.shape[2]} tokens do not fit a decoder for {self.to_q_proj.in_features}"
             )
-        position = torch.arange(max(len(rows), len(codebook)), device=codebook.device)
-        queries = self.to_q_proj(rows[position % len(rows)])
-        return self.transformer_decoder(queries[None], codebook[position % len(codebook)][None])[0]
+        position = torch.arange(max(frames, codes), device=codebook.device)
+        queries = self.to_q_proj(rows[:, position % frames])
+        return self.transformer_decoder(queries, codebook[:, position % codes])
 
 
 @dataclass(frozen=True)
@@ -219,8 +224,11 @@ class VQToken(nn.Module):
         index = rearrange(reduction.source_map, "b (t h w) -> b t h w", t=t, h=h, w=w)
         if self.attention is None:
             return VQTokens(codebook, reduction.mask, codebook, index, reduction)
+        if reduction.mask.all():
+            values = self.attention(codebook, index)
+            return VQTokens(values, torch.ones_like(values[..., 0]).bool(), codebook, index, reduction)
         videos = zip(codebook, reduction.mask, index, strict=True)
-        enriched = [self.attention(codes[real], where) for codes, real, where in videos]
+        enriched = [self.attention(codes[None, real], where[None])[0] for codes, real, where in videos]
         longest = max(len(video) for video in enriched)
         values = torch.stack([F.pad(video, (0, 0, 0, longest - len(video))) for video in enriched])
         length = torch.tensor([len(video) for video in enriched], device=tokens.device)

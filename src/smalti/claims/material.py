@@ -1,8 +1,8 @@
 """What several claims are measured on: clothes on clutter, and a small vision transformer trained on them.
 
 ```
-Fashion-MNIST [n 1 28 28] ─► somewhere on a canvas of noise and scraps [n 3 48 48] ─► label, mask of the thing
-                                  └──► ViT (64 wide, 8 blocks, 144 patches), trained here once a seed
+Fashion-MNIST [n 1 28 28] ─► on a canvas of noise and scraps [n 3 48 48] ─► label, mask of the thing
+                                  └──► ViT (64 wide, 8 blocks, 64 patches), trained here once a seed
 ```
 """
 
@@ -21,14 +21,14 @@ from smalti.errors import missing_extra
 from smalti.training.corpora.fashion import fashion
 from smalti.training.corpora.fetch import cache_home
 
-SIDE, PATCH = 48, 4
-STEPS, BATCH = 1200, 64
+SIDE, PATCH, JITTER = 48, 6, 4
+STEPS, BATCH = 1200, 32
 
 
 def clothes(
     split: str, index: Int[Tensor, "n"], seed: int = 0
-) -> tuple[Float[Tensor, "n 3 48 48"], Int[Tensor, "n"], Bool[Tensor, "n 144"]]:
-    """Pictures with the clothes somewhere on clutter, their labels, and the patches that hold them.
+) -> tuple[Float[Tensor, "n 3 48 48"], Int[Tensor, "n"], Bool[Tensor, "n 64"]]:
+    """Pictures with the clothes near the middle of clutter, their labels, and the patches that hold them.
 
     Clutter is dim colour noise and scraps of other clothes, so that most patches say nothing of the label.
     """
@@ -37,7 +37,8 @@ def clothes(
     generator = torch.Generator().manual_seed(seed * 7919 + int(index[0]))
     count = len(index)
     canvas = 0.25 * torch.rand(count, 3, SIDE, SIDE, generator=generator)
-    where = torch.randint(0, SIDE - 28 + 1, (count, 2), generator=generator).tolist()
+    corner = (SIDE - 28 - JITTER) // 2
+    where = (corner + torch.randint(0, JITTER + 1, (count, 2), generator=generator)).tolist()
     scraps = whole[torch.randint(len(whole), (count, 3), generator=generator), :, 8:16, 8:16]
     places = torch.randint(0, SIDE - 8 + 1, (count, 3, 2), generator=generator).tolist()
     tint = 0.5 + 0.5 * torch.rand(count, 3, 1, 1, generator=generator)
@@ -55,7 +56,7 @@ def clothes(
 
 
 def small_vit(**changes: Any) -> nn.Module:
-    """timm's VisionTransformer at 48 pixels: 64 wide, 8 blocks, 2 heads, a class token and 144 patches.
+    """timm's VisionTransformer at 48 pixels: 64 wide, 8 blocks, 2 heads, a class token and 64 patches.
 
     Raises:
         UnsupportedError: timm is not installed.

@@ -22,7 +22,7 @@ def command(
     overlay: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Pictures through a pretrained model with fewer tokens: what it costs, and how much of its answer is left.
+    """Pictures through a pretrained model with fewer tokens: its cost, and how much of its answer is left.
 
     Args:
         images: pictures: files, folders or globs.

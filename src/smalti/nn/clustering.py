@@ -1,4 +1,4 @@
-"""Grouping tokens: bipartite matching, k-means, DPC-kNN, k-medoids, spectral clustering, farthest points.
+"""Grouping tokens: bipartite matching, k-means, DPC-kNN, spectral features, farthest points.
 
 ```
 tokens [b n d] ──► centres [b k] (positions of tokens) and group [b n] (0 … k-1)
@@ -193,37 +193,8 @@ def density_peaks(
     return centres, group.scatter(1, centres, own)
 
 
-def k_medoids(
-    distance: Float[Tensor, "b n n"],
-    start: Int[Tensor, "b k"],
-    *,
-    iterations: int = 100,
-) -> tuple[Int[Tensor, "b k"], Int[Tensor, "b n"]]:
-    """Alternates assignment and the member of least summed distance (Park & Jun, 2009).
-
-    Args:
-        distance: between all tokens; may be shifted so that all are negative.
-        start: positions of the first medoids.
-        iterations: at most; stops earlier when no medoid of the batch moves.
-
-    Returns:
-        Medoids in rising order and the group of every token.
-    """
-    medoids = start
-    for _ in range(iterations):
-        group = distance.gather(2, medoids[:, None].expand(-1, distance.shape[1], -1)).argmin(-1)
-        member = F.one_hot(group, start.shape[1]).to(distance.dtype)
-        cost = (distance @ member).masked_fill(member == 0, torch.inf)
-        moved = torch.where(member.any(1), cost.argmin(1), medoids)
-        if torch.equal(moved, medoids):
-            break
-        medoids = moved
-    medoids = medoids.sort(-1).values
-    return medoids, distance.gather(2, medoids[:, None].expand(-1, distance.shape[1], -1)).argmin(-1)
-
-
 def spectral_features(graph: Float[Tensor, "b n n"], count: int) -> Float[Tensor, "b n k"]:
-    """Rows of the eigenvectors of the normalised Laplacian with the smallest eigenvalues, scaled to length one.
+    """Rows of the normalised Laplacian's eigenvectors of smallest eigenvalues, scaled to length one.
 
     Signs are fixed so that every eigenvector's entries have a positive sum of signed squares (Ng, Jordan &
     Weiss, 2001; signs after Bro, Acar & Kolda, 2008).

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from smalti.errors import ConfigError, nearest
-from smalti.nn import clustering
+from smalti.nn import clustering, medoids
 from smalti.nn.order import descending
 from smalti.reducers.base import Context
 
@@ -269,10 +269,7 @@ class KMedoids(Criterion):
     def judge(self, tokens: Float[Tensor, "b n d"], context: Context, count: int) -> Judgement:
         """Groups; centres are their medoids, each nearest to itself, also among equal tokens."""
         compared = features(tokens, context).float()
-        distance = clustering.squared_distances(compared, compared).sqrt()
-        distance.diagonal(dim1=1, dim2=2).fill_(-1)
-        start = clustering.farthest_points(compared, count)
-        return centred(*clustering.k_medoids(distance, start, iterations=self.iterations))
+        return centred(*medoids.k_medoids(compared, count, iterations=self.iterations))
 
 
 @criterion

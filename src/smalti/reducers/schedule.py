@@ -51,7 +51,7 @@ class Schedule:
             raise ConfigError(
                 f"an inflection must lie in [-1, 1], not {self.r[1]}; numbers for blocks are a list"
             )
-        for number in _numbers(self.r) + _numbers(self.counts):
+        for number in [*_numbers(self.r), *(self.counts or ())]:
             if not isinstance(number, int) or number < 0:
                 raise ConfigError(f"tokens are counted by whole numbers from 0, not {number!r}")
         if self.counts is not None and (not self.counts or [*self.counts] != sorted(self.counts)[::-1]):
@@ -130,8 +130,8 @@ class Schedule:
             return sum(map(cost, before, counts if inside else before)) / (depth * cost(tokens, tokens))
 
         assert self.flops is not None
-        low, high = 0.0, 1.0
-        best = _at_keep(tokens, depth, protected, where, 0.0, floor)
+        low, high = 1.0 - len(where) if _evenly(where, depth) else 0.0, 1.0
+        best = _at_keep(tokens, depth, protected, where, low, floor)
         if spent(best) > self.flops:
             raise ConfigError(
                 f"{self.flops:.3f} of the FLOPs cannot be reached by removing tokens at layers "
@@ -156,7 +156,7 @@ def ramp(r: int, inflection: float, depth: int) -> list[int]:
 
 
 def _numbers(given: int | float | Sequence[int | float] | None) -> list[int | float]:
-    """The counts in an `r` or `counts`; an inflection is none."""
+    """The counts in an `r`; an inflection is none."""
     if given is None:
         return []
     if isinstance(given, int | float):
@@ -196,18 +196,27 @@ def _descend(tokens: int, removed: Sequence[int], floor: Callable[[int], int]) -
     return tuple(counts)
 
 
+def _evenly(where: Sequence[int], depth: int) -> bool:
+    """Whether a method is gradual: it removes tokens at more than half of the blocks."""
+    return len(where) > depth // 2
+
+
 def _at_keep(
     tokens: int, depth: int, protected: int, where: Sequence[int], keep: float, floor: Callable[[int], int]
 ) -> tuple[int, ...]:
-    """Equal numbers at every layer of a gradual method, equal shares where there are few layers."""
+    """Equal numbers at every layer of a gradual method, equal shares where there are few layers.
+
+    For a gradual method `keep` may be below 0: so many tokens leave at every layer that none is left early.
+    """
     body = tokens - protected
-    last = _last(tokens, protected, keep)
+    last = _last(tokens, protected, max(keep, 0.0))
+    gone = tokens - last if keep >= 0 else body * (1 - keep)
     counts, left = [], tokens
     for layer in range(depth):
         if layer in where:
             done = (list(where).index(layer) + 1) / len(where)
-            even = len(where) > depth // 2
-            wanted = round(tokens - (tokens - last) * done) if even else protected + round(body * keep**done)
+            even = _evenly(where, depth)
+            wanted = round(tokens - gone * done) if even else protected + round(body * keep**done)
             left = max(min(left, max(wanted, last)), min(left, floor(left)))
         counts.append(left)
     return tuple(counts)

@@ -136,12 +136,11 @@ class ZeroTPrune(Reducer):
         self.config = config or SMALL
 
     def layers(self, depth: int) -> tuple[int, ...]:
-        """The configuration's, stretched over `depth` blocks."""
+        """The configuration's, stretched over `depth` blocks; never the last: nothing is saved behind it."""
         if depth == self.config.depth:
             return self.config.layers
-        return tuple(
-            sorted({-(-(layer + 1) * depth // self.config.depth) - 1 for layer in self.config.layers})
-        )
+        stretched = (-(-(layer + 1) * depth // self.config.depth) - 1 for layer in self.config.layers)
+        return tuple(sorted({min(layer, max(depth - 2, 0)) for layer in stretched}))
 
     def least(self, tokens: int, protected: int) -> int:
         """All protected ones; where only similarity prunes, also those that are only compared with."""

@@ -26,7 +26,11 @@ def alike(model: nn.Module) -> nn.Module:
     """Make every patch the same token, wherever it lies."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "position" in name or ("patch" in name and name.endswith("weight")) or name.endswith("conv1.weight"):
+            if (
+                "position" in name
+                or ("patch" in name and name.endswith("weight"))
+                or name.endswith("conv1.weight")
+            ):
                 parameter.zero_()
     for module in model.modules():
         table = module.__dict__.get("position_embeddings")
@@ -41,7 +45,12 @@ class Trace:
     def __init__(self, model: nn.Module) -> None:
         self.keys = list(model.state_dict())
         self.state = {
-            name: (type(m), set(m.__dict__), list(m._forward_hooks.values()), list(m._forward_pre_hooks.values()))
+            name: (
+                type(m),
+                set(m.__dict__),
+                list(m._forward_hooks.values()),
+                list(m._forward_pre_hooks.values()),
+            )
             for name, m in model.named_modules()
         }
 

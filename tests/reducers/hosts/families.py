@@ -95,7 +95,9 @@ TRANSFORMERS: dict[str, Callable[[], nn.Module]] = {
     "dinov2-swiglu": lambda: dino("Dinov2ForImageClassification", use_swiglu_ffn=True),
     "dinov2-bare": lambda: dino("Dinov2Model"),
     "dinov2-registers": lambda: dino("Dinov2WithRegistersForImageClassification", num_register_tokens=3),
-    "dinov3": lambda: hugging("DINOv3ViTModel", config="DINOv3ViTConfig", num_register_tokens=4, pos_embed_rescale=None),
+    "dinov3": lambda: hugging(
+        "DINOv3ViTModel", config="DINOv3ViTConfig", num_register_tokens=4, pos_embed_rescale=None
+    ),
     "clip": lambda: hugging("CLIPVisionModel", config="CLIPVisionConfig"),
     "clip-eager": lambda: hugging("CLIPVisionModel", config="CLIPVisionConfig", attention="eager"),
     "clip-projected": lambda: hugging("CLIPVisionModelWithProjection", config="CLIPVisionConfig"),

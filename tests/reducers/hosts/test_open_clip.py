@@ -83,7 +83,11 @@ def test_attention_is_that_of_the_model(family):
         place, proportional = "after", False
 
         def _reduce(self, tokens, context, count):
-            seen["map"], seen["class"], seen["grid"] = context.attention_map(), context.attention("class"), context.grid
+            seen["map"], seen["class"], seen["grid"] = (
+                context.attention_map(),
+                context.attention("class"),
+                context.grid,
+            )
             return super()._reduce(tokens, context, count)
 
     block = model.transformer.resblocks[0]
@@ -92,7 +96,9 @@ def test_attention_is_that_of_the_model(family):
     with torch.no_grad(), smalti.reduce(model, Look(), r=2, layers=[0]):
         model(pixels())
         x = given[0].transpose(0, 1) if family == "batch-second" else given[0]
-        q, k, _ = torch.nn.functional.linear(x, block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(3, -1)
+        q, k, _ = torch.nn.functional.linear(x, block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(
+            3, -1
+        )
         q, k = (y.unflatten(-1, (4, 8)).transpose(1, 2) for y in (q, k))
         if family == "custom":
             q, k = block.attn.ln_q(q), block.attn.ln_k(k)
@@ -212,6 +218,7 @@ def test_accelerates_hooks_go_on_working():
         assert Trace(model) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["compiled", "compiled-before", "exported", "onnx"])
 def test_compiled_and_exported_models_give_the_same(way):
     """In a process of its own: the checks of shapes in tests cannot be traced."""
@@ -245,6 +252,11 @@ def test_what_cannot_be_reduced_is_refused():
         smalti.reduce(clip_tower(block_type="custom", scaled_cosine_attn=True), "tome", keep=0.5)
     with pytest.raises(UnsupportedError, match="looked for"):
         smalti.reduce(clip_model({"layers": (1, 1, 1, 1), "width": 16, "head_width": 8}), "tome", keep=0.5)
+    trunk = {
+        **TRUNK,
+        "timm_model_name": "swin_tiny_patch4_window7_224",
+        "timm_pool": "",
+        "timm_proj": "linear",
+    }
     with pytest.raises(UnsupportedError, match="Swin"):
-        trunk = {**TRUNK, "timm_model_name": "swin_tiny_patch4_window7_224", "timm_pool": "", "timm_proj": "linear"}
         smalti.reduce(clip_model(trunk), "tome", keep=0.5)

@@ -11,27 +11,11 @@ from torch import nn
 
 import smalti
 from smalti.errors import ConfigError, UnsupportedError
-from smalti.reducers import Assign, Reducer
+from tests.reducers.hosts.checks import Twins
 from tests.reducers.hosts.families import TIMM, build, vit
 
 pytest.importorskip("timm")
 FAMILIES = pytest.mark.parametrize("family", TIMM)
-
-
-class Twins(Reducer):
-    """Merges tokens that are equal: what must change nothing."""
-
-    proportional = True
-    config = None
-
-    def _reduce(self, tokens, context, count):
-        twins = tokens.shape[1] - count
-        group = torch.arange(tokens.shape[1])
-        first = context.protected
-        # tokens first … first + twins are all equal to token `first`
-        group[first : first + twins + 1] = first
-        group[first + twins + 1 :] -= twins
-        return Assign(group.expand(len(tokens), -1), count, context.mass)
 
 
 def pixels(batch: int = 2) -> torch.Tensor:

@@ -47,7 +47,9 @@ def test_keeping_all_changes_nothing_and_undo_gives_the_model_back(family):
                 torch.testing.assert_close(answer(model(x)), whole, atol=1e-6, rtol=1e-6)
         with smalti.reduce(model, "tome", r=3) as handle:
             sizes = []
-            watch = handle.host.blocks[-1].register_forward_hook(lambda block, given, y: sizes.append(y.shape[1]))
+            watch = handle.host.blocks[-1].register_forward_hook(
+                lambda block, given, y: sizes.append(y.shape[1])
+            )
             fewer = answer(model(x))
             watch.remove()
             assert sizes == [handle.counts[-1]] == [handle.reduction.size - 12]
@@ -131,7 +133,9 @@ def test_models_of_pictures_and_text_are_reduced_in_their_vision_tower(name):
             torch.testing.assert_close(fewer.text_embeds, whole.text_embeds, atol=1e-5, rtol=1e-5)
             assert not torch.allclose(fewer.image_embeds, whole.image_embeds)
             features = model.get_image_features(pixels()).pooler_output
-            assert torch.allclose(features / features.norm(dim=-1, keepdim=True), fewer.image_embeds, atol=1e-6)
+            assert torch.allclose(
+                features / features.norm(dim=-1, keepdim=True), fewer.image_embeds, atol=1e-6
+            )
 
 
 @pytest.mark.parametrize("reducer", ["tome", "random"])
@@ -139,7 +143,9 @@ def test_models_of_pictures_and_text_are_reduced_in_their_vision_tower(name):
 def test_backbones_give_maps_of_all_tokens(name, reducer):
     stages = {"out_features": ["stage1", "stage4"]}
     if name == "DINOv3ViT":
-        model = build(lambda: hugging("DINOv3ViTBackbone", config="DINOv3ViTConfig", num_register_tokens=2, **stages))
+        model = build(
+            lambda: hugging("DINOv3ViTBackbone", config="DINOv3ViTConfig", num_register_tokens=2, **stages)
+        )
     else:
         model = build(lambda: dino(f"{name}Backbone", **stages))
     with torch.no_grad():
@@ -158,9 +164,7 @@ def test_backbones_give_maps_of_all_tokens(name, reducer):
 @pytest.mark.parametrize("reducer", ["tome", "random"])
 @pytest.mark.parametrize("name", ["ViT", "DeiT"])
 def test_models_that_paint_pictures_get_all_tokens(name, reducer):
-    model = build(
-        lambda: hugging(f"{name}ForMaskedImageModeling", config=f"{name}Config", encoder_stride=8)
-    )
+    model = build(lambda: hugging(f"{name}ForMaskedImageModeling", config=f"{name}Config", encoder_stride=8))
     with torch.no_grad():
         whole = model(pixels()).reconstruction
         with smalti.reduce(model, reducer, keep=0.4):
@@ -251,7 +255,11 @@ def test_accelerates_hooks_go_on_working(family):
             return args, kwargs
 
     model, x = build(TRANSFORMERS[family]), pixels(family)
-    hooked = [m for m in model.modules() if type(m).__name__ in ("ViTLayer", "VideoMAELayer", "VideoMAESelfAttention")]
+    hooked = [
+        m
+        for m in model.modules()
+        if type(m).__name__ in ("ViTLayer", "VideoMAELayer", "VideoMAESelfAttention")
+    ]
     with torch.no_grad():
         plain = {}
         for reducer in ("random", "tome"):
@@ -270,6 +278,7 @@ def test_accelerates_hooks_go_on_working(family):
         assert Trace(model) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["compiled", "compiled-before", "exported", "onnx"])
 @pytest.mark.parametrize("family", ["vit", "videomae"])
 def test_compiled_and_exported_models_give_the_same(way, family):
@@ -288,12 +297,18 @@ def test_what_cannot_be_reduced_is_refused():
                 smalti.reduce(again, "tome", keep=0.5)
         with pytest.raises(UnsupportedError, match="mask"):
             model(pixels(), attention_mask=torch.tensor([[1] * 60 + [0] * 5] * 2))
+        with pytest.raises(UnsupportedError, match="mask"):
+            model.vit(pixels(), None, None, torch.ones(2, 65))
     smalti.reduce(model, "tome", keep=0.5).undo()
     with pytest.raises(UnsupportedError, match="BertModel"):
         smalti.reduce(
             transformers.BertModel(
                 transformers.BertConfig(
-                    hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9
+                    hidden_size=8,
+                    num_hidden_layers=1,
+                    num_attention_heads=2,
+                    intermediate_size=8,
+                    vocab_size=9,
                 )
             ),
             "tome",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,6 @@ from smalti.reducers.hosts.handle import Handle
 from smalti.reducers.reduction import Reduction
 
 SWEEP = (49, 100, 196, 400, 784)  # patches of the break-even sweep
-DRAWN_SIDE = 448
 
 
 @dataclass(frozen=True)
@@ -215,16 +214,14 @@ class Bench:
 
     def _draw(self, reduction: Reduction, title: str, caption: str) -> None:
         """The first picture with its tokens, after the picture itself."""
-        picture = Image.fromarray(self.pictures.pixels[0].permute(1, 2, 0).numpy())
-        scale = max(DRAWN_SIDE // picture.width, 1)
-        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)
+        picture = self.pictures.picture(0)
         if not self.drawings:
             count = self.rows[0].counts[0]
             self.drawings.append(Example("The picture", f"{count} tokens", _png(picture)))
         self.drawings.append(Example(title, caption, _png(overlay(picture, reduction, self.subject.grid))))
 
 
-def _through(blocks: Sequence[Any], x: Tensor) -> Tensor:
+def _through(blocks: Iterable[Any], x: Tensor) -> Tensor:
     for block in blocks:
         x = block(x)
         x = x[0] if isinstance(x, tuple) else x

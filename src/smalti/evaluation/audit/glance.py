@@ -50,8 +50,9 @@ class Glance:
 
     def overlay(self, place: int) -> Image.Image:
         """A picture with its tokens drawn on it."""
-        picture = Image.fromarray(self.pictures.pixels[place].permute(1, 2, 0).numpy())
-        return overlay(picture, self.reductions[place // BATCH], self.grid, place % BATCH)
+        return overlay(
+            self.pictures.picture(place), self.reductions[place // BATCH], self.grid, place % BATCH
+        )
 
 
 @torch.no_grad()

@@ -31,6 +31,7 @@ from smalti.training.corpora.fetch import fetch
 from smalti.training.corpora.recipe import Source, load
 from smalti.training.corpora.unpack import Package
 
+DRAWN_SIDE = 448
 FASHION = "usr/share/datasets/fashion-mnist/t10k-{}-ubyte.gz"
 Labelled = tuple[str, Callable[[], Tensor]]  # class, how to read the picture [3 h w]
 
@@ -58,6 +59,12 @@ class Material:
     def digest(self) -> str:
         """SHA-256 of the pixels."""
         return hashlib.sha256(self.pixels.numpy().tobytes()).hexdigest()
+
+    def picture(self, place: int) -> Image.Image:
+        """One of them to look at, enlarged by a whole number if it is small."""
+        picture = Image.fromarray(self.pixels[place].permute(1, 2, 0).numpy())
+        scale = max(DRAWN_SIDE // picture.width, 1)
+        return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)
 
     def batches(self, size: int) -> Iterator[Float[Tensor, "b 3 s s"]]:
         """RGB in [0, 1], so many pictures at a time."""

@@ -133,31 +133,34 @@ class Audit:
     pictures: tuple[Example, ...] = ()
 
     def tables(self) -> list[Rows]:
-        """Cost, fidelity and choice of tokens."""
-        fidelity = self._figures("What is left of the full model's answer", FIDELITY)
-        return [self._cost(), fidelity, self._figures("Which tokens are left, and how steadily", SELECTION)]
+        """Cost, the times of every batch size, fidelity and choice of tokens."""
+        return [
+            self._cost(),
+            *map(self._times, range(len(self.rows[0].speeds))),
+            self._figures("What is left of the full model's answer", FIDELITY),
+            self._figures("Which tokens are left, and how steadily", SELECTION),
+        ]
 
     def _cost(self) -> Rows:
-        batches = [speed.batch for speed in self.rows[0].speeds]
-        each = [(f"ms at {n}", "quartiles", "speed-up", "of bound", "scoring") for n in batches]
-        head = ("reducer", "keep", "tokens", "GFLOPs", "bound", *(c for group in each for c in group), "MB")
         asked = any(not math.isnan(row.break_even) for row in self.rows)
+        head = ("reducer", "keep", "tokens", "GFLOPs", "bound", "MB", *(["pays from"] if asked else []))
         body = []
         for row in self.rows:
-            cells = [
-                row.title,
-                f"{row.keep:g}",
-                f"{row.tokens:,.1f}",
-                f"{row.flops / 1e9:.3f}",
-                f"{row.bound:.2f}×",
-            ]
-            for speed in row.speeds:
-                milliseconds = [f"{1e3 * value:.1f}" for value in (speed.seconds, speed.low, speed.high)]
-                cells += [milliseconds[0], "–".join(milliseconds[1:]), f"{speed.speedup:.2f}×"]
-                cells += [f"{speed.share:.0%}", f"{speed.scoring:.1%}"]
-            cells.append(f"{row.memory / 1e6:.1f}")
-            body.append((*cells, number(row.break_even, 0)) if asked else tuple(cells))
-        return Rows("What it costs", (*head, "pays from") if asked else head, body)
+            cells = (row.title, f"{row.keep:g}", f"{row.tokens:,.1f}", f"{row.flops / 1e9:.3f}")
+            cells = (*cells, f"{row.bound:.2f}×", f"{row.memory / 1e6:.1f}")
+            body.append((*cells, number(row.break_even, 0)) if asked else cells)
+        return Rows("What it costs", head, body)
+
+    def _times(self, place: int) -> Rows:
+        head = ("reducer", "keep", "ms", "quartiles", "full ms", "speed-up", "of the bound", "scoring")
+        body = []
+        for row in self.rows:
+            speed = row.speeds[place]
+            times = (speed.seconds, speed.low, speed.high, speed.full_seconds)
+            middle, low, high, full = (f"{1e3 * value:.1f}" for value in times)
+            cells = (row.title, f"{row.keep:g}", middle, f"{low}–{high}", full, f"{speed.speedup:.2f}×")
+            body.append((*cells, f"{speed.share:.0%}", f"{speed.scoring:.1%}"))
+        return Rows(f"Time for {self.rows[0].speeds[place].batch} at once", head, body)
 
     def _figures(self, title: str, figures: dict[str, tuple[str, int]]) -> Rows:
         shown = {n: f for n, f in figures.items() if any(not math.isnan(getattr(r, n)) for r in self.rows)}

@@ -40,7 +40,7 @@ def centres(
 
 
 def histogram(centres: Float[Tensor, "b m 2"], axis: int, size: int) -> tuple[float, ...]:
-    """Share of the tokens in every row (axis 0) or column (axis 1); one between two counts in both by halves."""
+    """Share of the tokens in every row (axis 0) or column (axis 1); one between two counts in both."""
     values = centres[..., axis].flatten()
     values = values[~values.isnan()]
     low = values.floor().long()

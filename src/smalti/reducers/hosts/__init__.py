@@ -54,7 +54,9 @@ def reduce(
     if isinstance(reducer, str):
         reducer = registry.create(reducer, preset, room="reducers", **options)
     elif options or preset:
-        raise ConfigError(f"options {sorted(options)} belong to a reducer's name, not to a reducer that is made")
+        raise ConfigError(
+            f"options {sorted(options)} belong to a reducer's name, not to a reducer that is made"
+        )
     given = (r, keep, flops, counts)
     own = getattr(reducer, "counts", None)
     if all(value is None for value in given) and own is not None:
@@ -85,6 +87,8 @@ def find(model: nn.Module) -> Host:
         if found is not None:
             return found
     raise UnsupportedError(
-        f"no host knows {type(inner).__module__}.{type(inner).__name__}: looked for vision transformers of timm "
-        "(VisionTransformer, Eva, Swin), transformers (ViT, DeiT, DINOv2, CLIP, SigLIP, VideoMAE, ViViT) and open_clip"
+        f"no host knows {type(inner).__module__}.{type(inner).__name__}: looked for vision transformers of "
+        "timm (VisionTransformer, Eva, Swin), transformers (ViT, DeiT, DINOv2, DINOv3, CLIP, SigLIP, "
+        "VideoMAE, ViViT: bare, classifiers, two towers, backbones, masked modeling) and "
+        "open_clip (VisionTransformer, and timm's)"
     )

@@ -69,7 +69,7 @@ class Undo:
 class Sizes:
     """Attributes:
     dim: channels of the tokens.
-    hidden: channels inside the MLP, times the products in and out of it, over two (three products: 3/2 of them).
+    hidden: channels inside the MLP, times the products in and out of it, over two (three products: 3/2).
     """
 
     dim: int

@@ -14,7 +14,7 @@ from types import TracebackType
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from smalti.errors import ConfigError, UnsupportedError
 from smalti.nn.attention import attention_map, received
@@ -28,10 +28,10 @@ MARK = "smalti_handle"  # on the first block of a reduced model
 
 
 class Handle:
-    """A reduced model. `with smalti.reduce(...) as handle:` or `handle.undo()` gives the model back as it was.
+    """A reduced model. `with smalti.reduce(...) as handle:` or `handle.undo()` gives it back as it was.
 
-    Not for several threads at once: what the last forward did is kept here. Under gradient checkpointing every
-    forward wants its backward before the next one, since blocks are computed again with what is kept.
+    Not for several threads at once: what the last forward did is kept here. Under gradient checkpointing
+    every forward wants its backward before the next one, since blocks are computed again with what is kept.
 
     Attributes:
         reducer, schedule, host: what works, how much, and in what.
@@ -165,7 +165,7 @@ class Handle:
 
     @property
     def mass(self) -> Float[Tensor, "b n"] | None:
-        """Source tokens that each token after the last block that ran stands for; None when none was merged."""
+        """Source tokens that each token after the last block stands for; None when none was merged."""
         return self._mass[max(self._mass)] if self.weighs and self._mass else None
 
     def mass_of(self, x: Float[Tensor, "b n d"], front: int = 0) -> Float[Tensor, "b n"] | None:
@@ -179,8 +179,8 @@ class Handle:
 
     def _bypassed(self, layer: int) -> UnsupportedError:
         return UnsupportedError(
-            f"block {layer} of {type(self.host.model).__name__} did not go through the reducer: something bypasses it "
-            "(a forward that another library put there?)"
+            f"block {layer} of {type(self.host.model).__name__} bypasses the reducer "
+            "(by a forward that another library put there?)"
         )
 
     # ── what callers ask afterwards ──────────────────────────────────────────────────────────────────────

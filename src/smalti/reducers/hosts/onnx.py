@@ -28,7 +28,7 @@ def export_onnx(
         tolerance: largest difference, relative to the largest output.
 
     Raises:
-        UnsupportedError: onnx, onnxscript or onnxruntime is not installed, or the file computes something else.
+        UnsupportedError: onnx, onnxscript or onnxruntime is missing, or the file computes something else.
     """
     try:
         import onnxruntime

@@ -1,12 +1,13 @@
-"""Reducers in the vision towers of open_clip: its own `VisionTransformer`, and timm's by way of their own host.
+"""Reducers in the vision towers of open_clip: its own, and timm's by way of their own host.
 
 ```
 block(x)     inside:  ln_1 ► attn (+ log mass) ► + ► step ► ln_2 ► mlp ► +
               after:  block ► step
-pool: mean by mass, or attention pooling with log mass        forward_intermediates: levels have all their tokens
+pool: mean by mass, or attention pooling with log mass
+forward_intermediates: levels have all their tokens
 ```
-`attn` is a `MultiheadAttention`, which has no place for a bias of keys alone: it computes by its own `forward`
-while reduced, from the same weights. Token outputs have as many tokens as are left.
+`attn` is a `MultiheadAttention`, which has no place for a bias of keys alone: while reduced, it has
+another `forward` with the same weights. Token outputs have as many tokens as are left.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 from types import MethodType
 from typing import Any, cast
 
-import torch
 from jaxtyping import Float
 from open_clip import transformer
 from open_clip.timm_model import TimmModel
@@ -49,7 +49,9 @@ class OpenClipHost(Host):
             return None
         for block in cast(Any, visual.transformer.resblocks):
             if getattr(block.attn, "logit_scale", None) is not None:
-                raise UnsupportedError("attention by scaled cosines takes no bias: merged tokens cannot be weighed")
+                raise UnsupportedError(
+                    "attention by scaled cosines takes no bias: merged tokens cannot be weighed"
+                )
         return cls(visual)
 
     def grid(self, tokens: int) -> tuple[int, int, int] | None:
@@ -74,7 +76,9 @@ class OpenClipHost(Host):
             else:
                 undo.hook(block.register_forward_hook(call.after, prepend=True))
         _Pool(handle).install(self.tower, undo)
-        undo.put(self.tower.transformer, "forward_intermediates", _Intermediates(self.tower.transformer, handle))
+        undo.put(
+            self.tower.transformer, "forward_intermediates", _Intermediates(self.tower.transformer, handle)
+        )
 
 
 class _Around:
@@ -106,7 +110,8 @@ class _Around:
 
     def take(self) -> Seen:
         q, k, self.q, self.k = self.q, self.k, None, None
-        assert q is not None and k is not None
+        assert q is not None
+        assert k is not None
         return q, k, q.shape[-1] ** -0.5
 
     def step(self, x: Tensor) -> Tensor:
@@ -118,7 +123,12 @@ class _Around:
 
 
 def _attention(
-    attn: Any, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = False, attn_mask: Tensor | None = None
+    attn: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    need_weights: bool = False,
+    attn_mask: Tensor | None = None,
 ) -> tuple[Tensor, None]:
     """Self-attention with the weights of a `MultiheadAttention`, and a bias of keys."""
     x = query.transpose(0, attn.smalti.first)

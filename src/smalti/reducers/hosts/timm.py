@@ -22,6 +22,7 @@ from smalti.errors import UnsupportedError
 from smalti.reducers.hosts.base import Host, Sizes, Undo, body_of, weighted_mean
 from smalti.reducers.hosts.handle import Handle, Seen
 
+
 class Taps:
     """Queries and keys of the attention that ran last, before rotation."""
 
@@ -39,7 +40,8 @@ class Taps:
     def take(self, attention: Any, rope: Tensor | None) -> Seen:
         """What was seen, rotated as the attention does; forgotten afterwards."""
         q, k, self.q, self.k = self.q, self.k, None, None
-        assert q is not None and k is not None
+        assert q is not None
+        assert k is not None
         if rope is not None:
             half, front = getattr(attention, "rotate_half", False), attention.num_prefix_tokens
             q, k = (
@@ -71,7 +73,9 @@ class TimmHost(Host):
             )
         pool = getattr(model, "global_pool", "")
         if pool in ("prr", "avgmax"):
-            raise UnsupportedError(f"a pool of kind {pool!r} takes no mask, so merged tokens cannot be weighed in it")
+            raise UnsupportedError(
+                f"a pool of kind {pool!r} takes no mask, so merged tokens cannot be weighed in it"
+            )
         return cls(model)
 
     def grid(self, tokens: int) -> tuple[int, int, int] | None:
@@ -219,9 +223,7 @@ class _Intermediates:
             )
             final, parts = (None, found) if intermediates_only else found
             whole = [torch.cat([p[1], p[0]], 1) if prefix else p for p in parts]
-            whole = [
-                handle.restore(y, level) for y, level in zip(whole, sorted(set(levels)), strict=True)
-            ]
+            whole = [handle.restore(y, level) for y, level in zip(whole, sorted(set(levels)), strict=True)]
             final = None if final is None else handle.restore(final)
         finally:
             handle.dense = before
@@ -257,7 +259,11 @@ class SwinHost(Host):
 
 def _sizes(block: Any) -> Sizes:
     products = [m for m in block.mlp.modules() if isinstance(m, nn.Linear)]
-    dim = block.norm1.normalized_shape[0] if hasattr(block.norm1, "normalized_shape") else products[0].in_features
+    dim = (
+        block.norm1.normalized_shape[0]
+        if hasattr(block.norm1, "normalized_shape")
+        else products[0].in_features
+    )
     return Sizes(dim, sum(m.weight.numel() for m in products) / (2 * dim))
 
 

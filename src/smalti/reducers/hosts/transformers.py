@@ -1,29 +1,37 @@
 """Reducers in the vision models of transformers: ViT, DeiT, DINOv2, DINOv3, CLIP, SigLIP, VideoMAE, ViViT.
 
 ```
-layer(x, log mass)                inside:  norm ► attention ► + ► step ► norm ► mlp ► +    (a class of its own)
-   taps on the query and key       after:  layer ► step                                    (a hook)
+layer(x, log mass)                inside:  norm ► attention ► + ► step ► norm ► mlp ► +   (a class of its own)
+   taps on the query and key       after:  layer ► step                                   (a hook)
    projections
-heads that pool: mean by mass, attention pooling with log mass       dense heads, backbones: all tokens restored
+heads that pool: mean by mass, attention pooling with log mass
+dense heads, backbones: all tokens restored
 ```
-The attention implementation of the configuration stays as it is: eager or SDPA take log mass as a mask; others
-fit methods that weigh nothing. `hidden_states` have as many tokens as there were at each layer.
+The attention implementation of the configuration stays: eager or SDPA take log mass as a mask; the
+others fit methods that weigh nothing. `hidden_states` have as many tokens as there were at each layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import inspect
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from smalti.errors import UnsupportedError
 from smalti.reducers.hosts.base import Host, Sizes, Undo, weighted_mean
 from smalti.reducers.hosts.handle import Handle, Seen
+from smalti.reducers.hosts.transformers_towers import (
+    DENSE,
+    MEANS,
+    TASKS,
+    TOWERS,
+    Family,
+    kind,
+    videomae_attention,
+)
 
 BIASED = ("eager", "sdpa")  # implementations of attention that add a mask of numbers
 
@@ -43,10 +51,10 @@ class TransformersHost(Host):
     @classmethod
     def find(cls, model: nn.Module) -> Host | None:
         """Towers, and the models for tasks whose use of them is known."""
-        if not _kind(model, (*TOWERS, *TASKS, *DENSE)):
+        if not kind(model, (*TOWERS, *TASKS, *DENSE)):
             return None
         for module in model.modules():
-            name = _kind(module, TOWERS)
+            name = kind(module, TOWERS)
             if name:
                 return cls(model, module, TOWERS[name])
         return None
@@ -60,6 +68,7 @@ class TransformersHost(Host):
 
     def install(self, handle: Handle, undo: Undo) -> None:
         """Hooks around every layer, a class with its own `forward` where tokens leave inside it."""
+        undo.hook(self.tower.register_forward_pre_hook(_NoMask(self.tower), with_kwargs=True))
         undo.hook(self.tower.embeddings.register_forward_pre_hook(self._look, prepend=True))
         for layer, block in enumerate(self.blocks):
             attention = block.get_submodule(self.family.attention)
@@ -67,18 +76,31 @@ class TransformersHost(Host):
             undo.hook(block.register_forward_pre_hook(call.before, with_kwargs=True))
             if not self.family.takes_mask:
                 undo.put(attention, "smalti", call)
-                undo.swap(attention, "Biased", _videomae_attention)
+                undo.swap(attention, "Biased", videomae_attention)
             if handle.reducer.place == "inside":
                 undo.put(block, "smalti", call)
                 undo.swap(block, "Reduced", self.family.forward)
             else:
                 undo.hook(block.register_forward_hook(call.after, prepend=True))
         _Pool(handle).install(self.outer, self.tower, undo)
-        if _kind(self.outer, DENSE):
+        if kind(self.outer, DENSE):
             _Restore(handle).install(self.tower, undo)
 
     def _look(self, embeddings: nn.Module, args: tuple[Any, ...]) -> None:
         self.pixels = tuple(args[0].shape)
+
+
+class _NoMask:
+    """Refuses a caller's attention mask, which speaks of tokens that leave."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        names = list(inspect.signature(tower.forward).parameters)
+        self.place = names.index("attention_mask") if "attention_mask" in names else len(names)
+
+    def __call__(self, tower: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = (*args[self.place : self.place + 1], kwargs.get("attention_mask"))
+        if any(mask is not None for mask in given):
+            raise UnsupportedError("a reduced model takes no attention mask of its own")
 
 
 class _Taps:
@@ -123,11 +145,8 @@ class _Around:
     def before(
         self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        x, *rest = args
-        kwargs = dict(kwargs)
-        mask = rest[0] if rest else kwargs.pop("attention_mask", None)
-        if mask is not None:
-            raise UnsupportedError("a reduced model takes no attention mask of its own")
+        x, *_ = args  # a mask that is there is one of all tokens, made while tracing
+        kwargs = {name: value for name, value in kwargs.items() if name != "attention_mask"}
         self.handle.enter(self.layer, x)
         self.bias = self.handle.bias(self.layer, x.dtype)
         if self.handle.weighs:
@@ -155,76 +174,9 @@ class _Around:
 def _may_bias(implementation: str) -> None:
     if implementation not in BIASED:
         raise UnsupportedError(
-            f"attention of kind {implementation!r} takes no bias, but this method weighs merged tokens by log mass: "
-            'call model.set_attn_implementation("sdpa") first, or choose a method or option that weighs nothing'
+            f"attention of kind {implementation!r} takes no bias, but this method weighs merged tokens: "
+            'call model.set_attn_implementation("sdpa") first, or choose a method that weighs nothing'
         )
-
-
-# ── layers with tokens leaving between attention and MLP ─────────────────────────────────────────────────────
-
-
-def _vit_forward(
-    layer: Any, hidden_states: Float[Tensor, "b n d"], attention_mask: Tensor | None = None, **options: Any
-) -> Float[Tensor, "b m d"]:
-    attended, _ = layer.attention(layer.layernorm_before(hidden_states), attention_mask, **options)
-    x = layer.smalti.step(hidden_states + layer.dropout(attended))
-    return x + layer.dropout(layer.mlp(layer.layernorm_after(x)))
-
-
-def _dino_forward(
-    layer: Any, hidden_states: Float[Tensor, "b n d"], attention_mask: Tensor | None = None, **options: Any
-) -> Float[Tensor, "b m d"]:
-    attended, _ = layer.attention(layer.norm1(hidden_states), attention_mask=attention_mask, **options)
-    x = layer.smalti.step(hidden_states + layer.drop_path(layer.layer_scale1(attended)))
-    return x + layer.drop_path(layer.layer_scale2(layer.mlp(layer.norm2(x))))
-
-
-def _clip_forward(
-    layer: Any, hidden_states: Float[Tensor, "b n d"], attention_mask: Tensor | None = None, **options: Any
-) -> Float[Tensor, "b m d"]:
-    attended, _ = layer.self_attn(
-        hidden_states=layer.layer_norm1(hidden_states), attention_mask=attention_mask, **options
-    )
-    x = layer.smalti.step(hidden_states + attended)
-    return x + layer.mlp(layer.layer_norm2(x))
-
-
-def _videomae_forward(
-    layer: Any, hidden_states: Float[Tensor, "b n d"], **options: Any
-) -> Float[Tensor, "b m d"]:
-    attended = layer.attention(layer.layernorm_before(hidden_states), **options)
-    x = layer.smalti.step(hidden_states + attended)
-    return layer.output(layer.intermediate(layer.layernorm_after(x)), x)
-
-
-def _videomae_attention(
-    attention: Any, hidden_states: Float[Tensor, "b n d"]
-) -> tuple[Float[Tensor, "b n d"], Tensor | None]:
-    """VideoMAE's attention, which has no place for a mask, with one."""
-    from transformers.models.videomae.modeling_videomae import eager_attention_forward
-
-    names = ("query", "key", "value")
-    q, k, v = (
-        getattr(attention, name)(hidden_states).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
-        for name in names
-    )
-    attend = ALL_ATTENTION_FUNCTIONS.get_interface(
-        attention.config._attn_implementation, eager_attention_forward
-    )
-    context, weights = attend(
-        attention,
-        q,
-        k,
-        v,
-        attention.smalti.bias,
-        is_causal=False,
-        scaling=attention.scaling,
-        dropout=attention.dropout_prob if attention.training else 0.0,
-    )
-    return context.flatten(2), weights
-
-
-# ── heads ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class _Pool:
@@ -235,7 +187,7 @@ class _Pool:
         self.last: Tensor | None = None
 
     def install(self, outer: nn.Module, tower: Any, undo: Undo) -> None:
-        name = _kind(outer, MEANS)
+        name = kind(outer, MEANS)
         head = getattr(outer, MEANS[name]) if name else None
         if head is not None:
             undo.hook(tower.register_forward_hook(self._look))
@@ -292,91 +244,18 @@ class _Restore:
         return output
 
 
-# ── what is known ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class Family:
-    """Attributes:
-    layers: where a tower keeps its layers.
-    attention: where a layer keeps the module that projects queries and keys.
-    forward: a layer with tokens leaving inside.
-    query, key: names of the projections.
-    takes_mask: layers are given a mask.
-    """
-
-    layers: str
-    attention: str
-    forward: Callable[..., Tensor]
-    query: str = "q_proj"
-    key: str = "k_proj"
-    takes_mask: bool = True
-
-
-VIT = Family("layers", "attention", _vit_forward)
-DINOV2 = Family("encoder.layer", "attention", _dino_forward)
-DINOV3 = Family("model.layer", "attention", _dino_forward)
-CLIP = Family("encoder.layers", "self_attn", _clip_forward)
-VIDEOMAE = Family("encoder.layer", "attention.attention", _videomae_forward, "query", "key", takes_mask=False)
-
-TOWERS = {
-    "ViTModel": VIT,
-    "DeiTModel": VIT,
-    "VivitModel": VIT,
-    "Dinov2Model": DINOV2,
-    "Dinov2Backbone": DINOV2,
-    "Dinov2WithRegistersModel": DINOV2,
-    "Dinov2WithRegistersBackbone": DINOV2,
-    "DINOv3ViTModel": DINOV3,
-    "DINOv3ViTBackbone": DINOV3,
-    "CLIPVisionModel": CLIP,
-    "SiglipVisionModel": CLIP,
-    "VideoMAEModel": VIDEOMAE,
-}
-# heads that take a mean over tokens, and the module that is given it
-MEANS = {
-    "Dinov2ForImageClassification": "classifier",
-    "Dinov2WithRegistersForImageClassification": "classifier",
-    "CLIPForImageClassification": "classifier",
-    "SiglipForImageClassification": "classifier",
-    "VideoMAEForVideoClassification": "fc_norm",
-}
-TASKS = (
-    *MEANS,
-    "ViTForImageClassification",
-    "DeiTForImageClassification",
-    "DeiTForImageClassificationWithTeacher",
-    "VivitForVideoClassification",
-    "CLIPModel",
-    "CLIPVisionModelWithProjection",
-    "SiglipModel",
-)
-DENSE = (
-    "Dinov2Backbone",
-    "Dinov2WithRegistersBackbone",
-    "DINOv3ViTBackbone",
-    "ViTForMaskedImageModeling",
-    "DeiTForMaskedImageModeling",
-    "VideoMAEForPreTraining",
-)
-
-
-def _kind(module: nn.Module, names: Iterable[str]) -> str:
-    """The first of a module's classes that transformers defines under one of these names, or nothing."""
-    found = (cls.__name__ for cls in type(module).__mro__ if cls.__module__.startswith("transformers.models."))
-    return next((name for name in found if name in names), "")
-
-
 def _prefix(embeddings: Any) -> int:
     """Class, distillation and register tokens."""
     single = ("cls_token", "class_embedding", "distillation_token")
     registers = getattr(embeddings, "register_tokens", None)
-    return sum(hasattr(embeddings, name) for name in single) + (0 if registers is None else registers.shape[1])
+    return sum(hasattr(embeddings, name) for name in single) + (
+        0 if registers is None else registers.shape[1]
+    )
 
 
 def _first_is_pooled(outer: Any) -> bool:
     """VideoMAE without a mean classifies from its first patch, which so may not leave."""
-    return _kind(outer, ("VideoMAEForVideoClassification",)) != "" and outer.fc_norm is None
+    return kind(outer, ("VideoMAEForVideoClassification",)) != "" and outer.fc_norm is None
 
 
 def _patch(config: Any) -> tuple[int, int, int]:
