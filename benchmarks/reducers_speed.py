@@ -2,24 +2,12 @@
 
     python benchmarks/reducers_speed.py [--threads 1] [-o results/benchmarks/reducers_speed.json]
 
-Every reducer at keep 0.5 in timm's ViT-S/14 (DINOv2; 256 and 1,369 patches) and ViT-B/16, random weights, batch
-1 and 8. Share = (time of the whole model ÷ time of the reduced one) ÷ (its FLOPs ÷ theirs); 1 is the bound.
+Every reducer at keep 0.5 in timm's ViT-S/14 (DINOv2; 256 and 1,369 patches) and ViT-B/16, random weights,
+batch 1 and 8. Share = (time of the whole model ÷ time of the reduced one) ÷ (its FLOPs ÷ theirs); 1 is the bound.
 Runs alternate between both, and medians of processor time are compared.
 """
 
 from __future__ import annotations
-
-import argparse
-import json
-import statistics
-import time
-from pathlib import Path
-
-import timm
-import torch
-from common import record
-
-import smalti
 
 MODELS = {
     "vit_small_patch14_dinov2, 256 patches": ("vit_small_patch14_dinov2", 224),

@@ -11,7 +11,9 @@ from smalti.errors import ConfigError, FormatError, UnsupportedError
 from smalti.official import read_checkpoint
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"a": 1, "state_dict": s}])
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"a": 1, "state_dict": s}]
+)
 def test_wrapped_checkpoints(tmp_path, wrap):
     state = {"x": torch.arange(3.0)}
     torch.save(wrap(state), tmp_path / "c.pt")

@@ -44,7 +44,18 @@ _HOME = {
     "save_tokens": "smalti.api",
     "systems": "smalti.registry",
 }
-_MODULES = ("backbones", "codec", "errors", "evaluation", "media", "nn", "quantizers", "reducers", "tokenizers", "training")
+_MODULES = (
+    "backbones",
+    "codec",
+    "errors",
+    "evaluation",
+    "media",
+    "nn",
+    "quantizers",
+    "reducers",
+    "tokenizers",
+    "training",
+)
 
 __all__ = ["__version__", *_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 

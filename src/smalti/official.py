@@ -21,7 +21,16 @@ from torch import Tensor, nn
 from smalti import registry
 from smalti.errors import ConfigError, FormatError, UnsupportedError
 
-WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict", "module", "net")
+WRAPPERS = (
+    "state_dict_ema",
+    "model_ema",
+    "state_dict",
+    "model",
+    "model_state",
+    "model_state_dict",
+    "module",
+    "net",
+)
 
 
 def load_official(
@@ -70,7 +79,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         if inner is None:
             break
         found = inner
-    tensors = {str(k): v for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, dict) else {}
+    tensors = (
+        {str(k): v for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, dict) else {}
+    )
     if not tensors:
         raise FormatError(f"{path} holds no named tensors")
     return tensors

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-import smalti
-from smalti.backbones.ponet import PoNet, PoNetConfig, PoNetPictures, PoNetWords, text_segments
+from smalti.backbones.ponet import PoNet, text_segments
 from smalti.backbones.ponet_mixing import Places, PoNetMixer
+from smalti.backbones.ponet_sizes import PRESETS, PoNetConfig, PoNetPictures, PoNetWords
 from smalti.errors import ConfigError, FormatError
 from smalti.tokens import Tokens
 
@@ -166,10 +166,9 @@ def test_any_size_and_length(frames, height, width) -> None:
 
 
 def test_parameters_and_arithmetic_of_the_text_encoder() -> None:
-    presets = smalti.registry.card("ponet", "backbones").presets
     with torch.device("meta"):
-        model = PoNet(presets["base-uncased"])
-        arena = PoNet(presets["lra-text"])
+        model = PoNet(PRESETS["base-uncased"])
+        arena = PoNet(PRESETS["lra-text"])
     assert model.params() / 1e6 == pytest.approx(124.4, rel=0.02)
     assert (
         arena.params()

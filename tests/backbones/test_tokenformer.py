@@ -8,15 +8,14 @@ import math
 import pytest
 import torch
 
-import smalti
-from smalti.backbones.tokenformer import Pictures, TokenFormer, TokenFormerConfig, Words, grow_model
+from smalti.backbones.tokenformer import TokenFormer, grow_model
+from smalti.backbones.tokenformer_block import PRESETS, Pictures, TokenFormerConfig, Words
 from smalti.errors import ConfigError, FormatError, MediaError
 from smalti.tokens import Tokens
 
 SMALL = {"dim": 32, "depth": 2, "heads": 2, "tokens": (12, 14, 24)}
 VISION = TokenFormerConfig(**SMALL, pictures=Pictures(32, 8, 5))
 LANGUAGE = TokenFormerConfig(**SMALL, pictures=None, words=Words(50))
-PRESETS = smalti.registry.card("tokenformer", "backbones").presets
 
 
 def build(config: TokenFormerConfig) -> TokenFormer:

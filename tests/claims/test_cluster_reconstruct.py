@@ -32,8 +32,8 @@ def test_linear_head_finds_the_line() -> None:
 
 
 def test_pieces_of_one_colour_are_rebuilt_by_clusters_but_not_by_pooling() -> None:
-    rows, columns = torch.meshgrid(torch.arange(12), torch.arange(12), indexing="ij")
-    tokens = ((rows + columns) > 13).float().flatten()[None, :, None] * torch.ones(1, 1, 4)
+    rows, columns = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
+    tokens = ((rows + columns) > 8).float().flatten()[None, :, None] * torch.ones(1, 1, 4)
     assert error(tokens, tokens) == 0
-    sharp = error(tokens, rebuilt(tokens, 72, temperature=50.0))
-    assert sharp < 0.01 < error(tokens, pooled(tokens, (8, 9)))
+    sharp = error(tokens, rebuilt(tokens, 32, temperature=50.0))
+    assert sharp < 0.01 < error(tokens, pooled(tokens, (8, 4)))

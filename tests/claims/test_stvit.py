@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from smalti.claims.base import reproduce
-from smalti.claims.stvit import GRID, marks, on_patches, semantic_vit
+from smalti.claims.stvit import GRID, marks, semantic_vit
 
 
 def test_runs_and_writes_what_it_found(tmp_path: Path) -> None:
@@ -16,14 +16,6 @@ def test_runs_and_writes_what_it_found(tmp_path: Path) -> None:
     assert found["rows"]
     assert len(found["statements"]) >= 3
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_mask_keeps_its_place_on_fewer_patches() -> None:
-    mask = torch.zeros(1, 12, 12, dtype=torch.bool)
-    mask[:, :6, 3:] = True
-    found = on_patches(mask.flatten(1)).unflatten(1, (GRID, GRID))[0]
-    assert torch.equal(found[:, 2:], torch.arange(GRID)[:, None].expand(-1, 6) < 4)
-    assert not found[:, :2].any()
 
 
 def test_every_patch_is_marked_with_and_without_recovery() -> None:

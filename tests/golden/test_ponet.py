@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from smalti.backbones.base import load_strictly
-from smalti.backbones.ponet import rename_official, text_segments
+from smalti.backbones.ponet import text_segments
 from smalti.backbones.ponet_mixing import Places, PoNetBlock, PoNetMixer
+from smalti.backbones.ponet_official import rename_official
 from smalti.nn.granular_pooling import piece_length
 from tests.golden.cases import Case, find, golden
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from smalti.backbones.base import load_strictly
-from smalti.backbones.tokenformer import TokenBlock, TokenFormerConfig, Words, rename_official
+from smalti.backbones.tokenformer import rename_official
+from smalti.backbones.tokenformer_block import TokenBlock, TokenFormerConfig, Words
 from smalti.nn.token_parameters import Pattention
 from tests.golden.cases import Case, golden
 

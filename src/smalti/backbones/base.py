@@ -44,6 +44,9 @@ class Features:
     mask: Bool[Tensor, "b n"] | None = None
 
 
+torch.export.register_dataclass(Features, serialized_type_name="smalti.Features")
+
+
 class Backbone(nn.Module, ABC):
     """Pixels or tokens to features.
 
@@ -58,7 +61,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, source: Float[Tensor, "b 3 t h w"] | Tokens) -> Features:
-        """Features of pixels in [0, 1], a picture being one frame; of tokens, where the method works on tokens.
+        """Features of pixels in [0, 1], a picture being one frame; of tokens, where a method works on them.
 
         Raises:
             MediaError: pixels that mean nothing.
@@ -68,8 +71,10 @@ class Backbone(nn.Module, ABC):
     def normalise(self, pixels: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
         """Pixels as the weights were trained on them."""
         shape = (1, 3, 1, 1, 1)
-        mean, deviation = (torch.tensor(x, device=pixels.device).view(shape) for x in (self.mean, self.deviation))
-        return (pixels - mean) / deviation
+        mean, deviation = (
+            torch.tensor(x, device=pixels.device).view(shape) for x in (self.mean, self.deviation)
+        )
+        return ((pixels - mean) / deviation).to(pixels.dtype)
 
     def flops(self, shape: tuple[int, ...]) -> int:
         """Multiply-adds of one forward on pixels of a shape [b 3 t h w]."""

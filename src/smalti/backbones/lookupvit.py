@@ -215,19 +215,21 @@ class LookupViT(Backbone):
 
     def embed(self, clip: Float[Tensor, "b 3 t h w"], grid: Grid | None = None) -> Sets:
         """Both sets of a normalised clip, with positions."""
-        grid = grid or self.config.grid
-        if min(grid) < 1:
-            raise ConfigError(f"a grid of compressed tokens needs at least one along every axis, not {grid}")
+        wanted: Grid = self.config.grid if grid is None else grid
+        if min(wanted) < 1:
+            raise ConfigError(
+                f"a grid of compressed tokens needs at least one along every axis, not {wanted}"
+            )
         frames = F.pad(clip, (0, 0, 0, 0, 0, -clip.shape[2] % self.config.tubelet), mode="replicate")
         maps = self.patch_embed(reflect_to_multiple(frames, self.config.patch))
         maps = self.patch_norm(maps.movedim(1, -1)).movedim(-1, 1)
         found: Grid = (maps.shape[2], maps.shape[3], maps.shape[4])
         if self.config.positions == "learned":
             lookup = maps + resize(self.pos_lookup, found)
-            compressed = resize(maps, grid) + resize(self.pos_compressed, grid)
+            compressed = resize(maps, wanted) + resize(self.pos_compressed, wanted)
         else:
             lookup = maps + wave_positions(found[1], found[2], self.config.dim).to(maps)
-            compressed = resize(lookup, grid)
+            compressed = resize(lookup, wanted)
         flat = rearrange(compressed, "b d t h w -> b (t h w) d")
         if self.config.pooling == "class":
             flat = torch.cat([self.cls_token.expand(len(flat), -1, -1), flat], 1)
@@ -235,17 +237,17 @@ class LookupViT(Backbone):
 
     def encode(self, clip: Float[Tensor, "b 3 t h w"], grid: Grid | None = None) -> Features:
         """Features of a normalised clip."""
-        grid = grid or self.config.grid
-        x, lookup, found = self.embed(clip, grid)
+        wanted: Grid = self.config.grid if grid is None else grid
+        x, lookup, found = self.embed(clip, wanted)
         for block in self.blocks:
             x, lookup = block(x, lookup)
         x, lookup = self.norm(x), self.lookup_norm(lookup)
         prefix = int(self.config.pooling == "class")
         maps = (
             rearrange(lookup, "b (t h w) d -> b d t h w", t=found[0], h=found[1]),
-            rearrange(x[:, prefix:], "b (t h w) d -> b d t h w", t=grid[0], h=grid[1]),
+            rearrange(x[:, prefix:], "b (t h w) d -> b d t h w", t=wanted[0], h=wanted[1]),
         )
-        return Features(x, self.pool(x, lookup), maps, prefix, grid)
+        return Features(x, self.pool(x, lookup), maps, prefix, wanted)
 
     def pool(
         self, compressed: Float[Tensor, "b m d"], lookup: Float[Tensor, "b n d"]
@@ -293,18 +295,18 @@ class LookupViT(Backbone):
             ConfigError: names or shapes that do not fit, such as heads that do not fill the channels.
         """
         state = unwrapped(state)
-        embedding, table = told(state, "to_patches.1.weight"), state.get("pos_embedding")
+        embedding = told(state, "to_patches.1.weight")
         dim, side = len(embedding), round((embedding.shape[1] // 3) ** 0.5)
-        if size is None and table is None:
+        if size is None and "pos_embedding" not in state:
             raise ConfigError("this checkpoint does not tell the size of its pictures: give size=")
-        size = size or square_side(table[None], prefix=0) * side
+        pixels = square_side(state["pos_embedding"][None], prefix=0) * side if size is None else size
         config = LookupViTConfig(
             dim=dim,
             depth=counted(state, "layers."),
             heads=heads,
             cross_heads=cross_heads,
-            grid=(1, size // patch, size // patch),
-            size=size,
+            grid=(1, pixels // patch, pixels // patch),
+            size=pixels,
             patch=side,
             patch_kernel=embedding.shape[-1],
             mlp_ratio=told(state, "layers.0.1.1.weight").shape[0] / dim,

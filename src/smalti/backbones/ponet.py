@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -16,101 +14,12 @@ from torch.nn import functional as F
 from smalti.backbones.base import Backbone, Features, load_strictly
 from smalti.backbones.picture_frames import frames_of, over_time, resample_positions
 from smalti.backbones.ponet_mixing import Places, PoNetBlock
+from smalti.backbones.ponet_official import rename_official
+from smalti.backbones.ponet_sizes import PRESETS, PoNetConfig, PoNetWords
 from smalti.errors import ConfigError, FormatError
 from smalti.nn.flops import count_flops
 from smalti.registry import Official, Paper, replace, system
 from smalti.tokens import Tokens
-
-
-@dataclass(frozen=True)
-class PoNetWords:
-    """The form for text and other sequences of ids.
-
-    Attributes:
-        vocabulary: ids.
-        positions: longest text.
-        types: kinds of sentences; none when 0.
-        separators: ids that are segments by themselves and cut the text between them; none cuts `pieces`.
-        pieces: equal segments that a text without separators is cut into, by the official formula.
-    """
-
-    vocabulary: int = 30522
-    positions: int = 512
-    types: int = 2
-    separators: tuple[int, ...] = (101, 102)
-    pieces: int = 1
-
-
-@dataclass(frozen=True)
-class PoNetPictures:
-    """The form for pictures, which is not the paper's: neighbours and segments lie in two dimensions.
-
-    Attributes:
-        side: pixels of height and width that the table of positions was made for.
-        patch: pixels a side.
-        window: patches a side of a segment.
-    """
-
-    side: int = 224
-    patch: int = 16
-    window: int = 4
-
-
-@dataclass(frozen=True)
-class PoNetConfig:
-    """Attributes:
-    dim: channels.
-    depth: blocks.
-    heads: that divide the channels.
-    hidden: channels of the MLP.
-    pre_norm: norms before branches and at the end, as on the Long Range Arena; else after them, as BERT.
-    kernel: neighbours that are pooled, odd.
-    isolate: separators take nothing from neighbours and segments, and give neighbours nothing.
-    pooling: "first" token, through a layer and tanh; "mean" of real tokens; or "padded-mean", which
-        divides by all of them, as official on the Long Range Arena.
-    head: "pretraining" (masked words, order of sentences), "classify", "pair" of texts, or "none".
-    classes: of the head; kinds of order when pretraining.
-    eps: of all norms.
-    dropout: of embeddings and branches.
-    words: the form for ids; or
-    pictures: the form for pixels.
-    """
-
-    dim: int = 768
-    depth: int = 12
-    heads: int = 12
-    hidden: int = 3072
-    pre_norm: bool = False
-    kernel: int = 3
-    isolate: bool = True
-    pooling: Literal["first", "mean", "padded-mean"] = "first"
-    head: Literal["pretraining", "classify", "pair", "none"] = "pretraining"
-    classes: int = 3
-    eps: float = 1e-12
-    dropout: float = 0.1
-    words: PoNetWords | None = PoNetWords()
-    pictures: PoNetPictures | None = None
-
-    def __post_init__(self) -> None:
-        if (self.pictures is None) == (self.words is None):
-            raise ConfigError("choose one of pictures and words, and leave the other out")
-        if self.dim % self.heads:
-            raise ConfigError(f"{self.heads} heads do not divide {self.dim} channels")
-        if self.kernel % 2 == 0 or self.kernel < 1:
-            raise ConfigError(f"a kernel has a middle: {self.kernel} is not odd")
-        if self.words is not None and self.words.pieces < 1:
-            raise ConfigError(f"a text is cut into 1 piece or more, not {self.words.pieces}")
-        if self.pictures is not None and self.head in ("pretraining", "pair"):
-            raise ConfigError(f"head {self.head!r} is for words: choose classify or none")
-
-
-def _arena(
-    vocabulary: int, positions: int, pieces: int, classes: int, head: Literal["classify", "pair"] = "classify"
-) -> PoNetConfig:
-    words = PoNetWords(vocabulary, positions, types=0, separators=(), pieces=pieces)
-    return PoNetConfig(
-        64, 2, 2, 128, True, pooling="padded-mean", head=head, classes=classes, eps=1e-5, words=words
-    )
 
 
 class MaskedWords(nn.Module):
@@ -136,27 +45,7 @@ class MaskedWords(nn.Module):
         "https://arxiv.org/abs/2110.02442",
     ),
     official=Official("lxchtan/PoNet", "Apache-2.0"),
-    presets={
-        "base-uncased": PoNetConfig(),
-        "lra-listops": _arena(32, 2000, 64, 10),
-        "lra-text": _arena(512, 4000, 4096, 2),
-        "lra-retrieval": _arena(512, 4000, 64, 2, "pair"),
-        "lra-image": _arena(512, 1024, 32, 10),
-        "lra-pathfinder": _arena(512, 1024, 1, 2),
-        "picture-s": PoNetConfig(
-            384,
-            heads=6,
-            hidden=1536,
-            pre_norm=True,
-            pooling="mean",
-            head="classify",
-            classes=1000,
-            eps=1e-6,
-            dropout=0.0,
-            words=None,
-            pictures=PoNetPictures(),
-        ),
-    },
+    presets=PRESETS,
     tags=("text", "image", "linear", "pooling", "long"),
 )
 class PoNet(Backbone):
@@ -380,47 +269,3 @@ def text_segments(ids: Int[Tensor, "b n"], separators: tuple[int, ...]) -> Int[T
     after = F.pad(special, (1, 0))[:, :-1]
     number = (special | after).cumsum(1)
     return number - number[:, :1]
-
-
-EMBEDDINGS = {"word": "word", "position": "position", "token_type": "sentence"}
-OFFICIAL_NAMES = (
-    (r"^(ponet|model)\.", ""),
-    (r"^embeddings\.(word|position|token_type)_embeddings\.", lambda m: f"{EMBEDDINGS[m[1]]}."),
-    (r"^embeddings\.LayerNorm\.", "norm."),
-    (r"^encoder\.layer\.(\d+)\.", r"blocks.\1."),
-    (r"^transformer_(\d+)\.", r"blocks.\1."),
-    (r"^blocks\.(\d+)\.attention\.self\.dense_", r"blocks.\1.mixer."),
-    (r"^blocks\.(\d+)\.attention\.output\.dense\.", r"blocks.\1.mixer.proj."),
-    (r"^blocks\.(\d+)\.attention\.output\.LayerNorm\.", r"blocks.\1.norm1."),
-    (r"^blocks\.(\d+)\.output\.LayerNorm\.", r"blocks.\1.norm2."),
-    (r"^blocks\.(\d+)\.(intermediate\.dense|mlpblock\.0)\.", r"blocks.\1.mlp.fc1."),
-    (r"^blocks\.(\d+)\.(output\.dense|mlpblock\.3)\.", r"blocks.\1.mlp.fc2."),
-    (r"^blocks\.(\d+)\.mha\.ff\.", r"blocks.\1.mixer.proj."),
-    (r"^blocks\.(\d+)\.mha\.W_v\.", r"blocks.\1.mixer.o."),
-    (r"^blocks\.(\d+)\.mha\.W_", r"blocks.\1.mixer."),
-    (r"^pooler\.dense\.", "pooler."),
-    (r"^cls\.predictions\.transform\.dense\.", "masked_words.dense."),
-    (r"^cls\.predictions\.transform\.LayerNorm\.", "masked_words.norm."),
-    (r"^cls\.predictions\.bias$", "masked_words.decoder.bias"),
-    (r"^cls\.predictions\.decoder\.", "masked_words.decoder."),
-    (r"^cls\.seq_relationship\.", "head."),
-    (r"^seq_classifer\.mlpblock\.", "head."),
-)
-PARTS = ("q", "k", "o", "segment", "local")
-
-
-def rename_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Official names of either layout → ours; five maps of a mixer become one product."""
-    renamed = {}
-    for name, tensor in state.items():
-        name = name.removeprefix("module.")
-        for pattern, ours in OFFICIAL_NAMES:
-            name = re.sub(pattern, ours, name)
-        if not name.endswith("position_ids"):
-            renamed[name] = tensor
-    for name in [n for n in renamed if re.search(r"mixer\.q\.(weight|bias)$", n)]:
-        parts = [name.replace("mixer.q.", f"mixer.{part}.") for part in PARTS]
-        if all(part in renamed for part in parts):
-            together = torch.cat([renamed.pop(part) for part in parts])
-            renamed[name.replace("mixer.q.", "mixer.maps.")] = together
-    return renamed

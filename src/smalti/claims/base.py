@@ -82,14 +82,14 @@ class Claim:
     """
 
     name: str
-    minutes: float
+    minutes: float | int
     run: Callable[[Lab], Finding]
 
 
 _claims: dict[str, Claim] = {}
 
 
-def claim(name: str, *, minutes: float) -> Callable[[Callable[[Lab], Finding]], Callable[[Lab], Finding]]:
+def claim(name: str, *, minutes: float | int) -> Callable[[Callable[[Lab], Finding]], Callable[[Lab], Finding]]:
     """Register the decorated experiment under its system's name."""
 
     def register(run: Callable[[Lab], Finding]) -> Callable[[Lab], Finding]:

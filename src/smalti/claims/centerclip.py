@@ -17,7 +17,7 @@ from smalti.nn.flops import count_flops
 from smalti.reducers.centerclip import CenterCLIPConfig as Clustering
 
 MANNERS = {"sideways": (1.0, 0.0), "upright": (0.0, 1.0), "slanting": (0.7, 0.7), "resting": (0.0, 0.0)}
-FRAMES, SIDE, STEPS, BATCH, GALLERIES = 6, 32, 350, 48, 8
+FRAMES, SIDE, STEPS, BATCH, GALLERIES = 6, 32, 250, 36, 5
 CAPTIONS = torch.cartesian_prod(*(torch.arange(n) for n in (len(COLOURS), len(SHAPES), len(MANNERS))))
 END = len(COLOURS) + len(SHAPES) + len(MANNERS)  # the highest word ends a caption
 MEDOIDS, POOLING, SPARSE, ALL = "medoids", "means over time", "evenly spaced samples", "all tokens"
@@ -47,14 +47,14 @@ def clips(
 
 
 def encoders(algorithm: str | None) -> CenterCLIP:
-    """A tiny CLIP: four blocks, the last two on two segments of 16 tokens each, or on all of 6 × 16 tokens."""
+    """A tiny CLIP of four blocks, the last two on two segments of 16 tokens, or on all 6 × 16 tokens."""
     frames = blockwise(4, 2, FRAMES, FRAMES if algorithm is None else 2)
     return CenterCLIP(
         CenterCLIPConfig(
             frames=FRAMES, resolution=SIDE, patch=8, width=48, heads=2, depth=4, embedding=32,
             words=4, vocabulary=END + 1, text_width=48, text_heads=2, text_depth=1,
             target_frames=frames, cluster_tokens=(16,) * 4,
-            clustering=Clustering(algorithm=algorithm or "kmedoids", iterations=10),
+            clustering=Clustering(algorithm=algorithm or "kmedoids", iterations=5),
         )
     )  # fmt: skip
 
@@ -87,7 +87,7 @@ def recall_at_1(model: CenterCLIP, pictures: Float[Tensor, "n 3 96 96"], galleri
     return sum(found) / galleries
 
 
-@claim("centerclip", minutes=4)
+@claim("centerclip", minutes=4.0)
 def centerclip(lab: Lab) -> Finding:
     """R@1 of captions among 72 clips, by encoders that differ in how frames become segments."""
     pictures = clutter(8, 0) if lab.quick else photographs(60)
@@ -114,19 +114,21 @@ def centerclip(lab: Lab) -> Finding:
 
     return Finding(
         statements={
-            "medoids find at least as much as means over time, at equal tokens": mean(MEDOIDS) >= mean(POOLING),
+            "medoids find at least as much as means over time, at equal tokens": mean(MEDOIDS)
+            >= mean(POOLING),
             "medoids find at least as much as evenly spaced samples": mean(MEDOIDS) >= mean(SPARSE),
         },
         figure=f"R@1 among {len(CAPTIONS)} clips: "
         + ", ".join(
-            f"{name} {mean(name):.1f} ({mean(name, 'multiply-adds') / mean(ALL, 'multiply-adds'):.0%} of the cost)"
+            f"{name} {mean(name):.1f} "
+            f"({mean(name, 'multiply-adds') / mean(ALL, 'multiply-adds'):.0%} of the cost)"
             for name in ALGORITHMS
         ),
         rows=rows,
-        data=f"rendered clips of a shape before a photograph, {len(CAPTIONS)} captions of a template; "
-        f"{GALLERIES} galleries before photographs that training did not see",
-        notes="The paper tunes CLIP ViT-B on MSR-VTT and its kin; here both encoders are trained from nothing, "
-        f"{STEPS} batches of {BATCH}. Nothing tells the model the order of frames, in the paper neither, so that "
-        "captions name manners of motion and no directions.",
+        data=f"rendered clips of a shape before a photograph, {len(CAPTIONS)} captions of a "
+        f"template; {GALLERIES} galleries before photographs that training did not see",
+        notes="The paper tunes CLIP ViT-B on MSR-VTT and its kin; here both encoders are trained from "
+        f"nothing, {STEPS} batches of {BATCH}. Nothing tells the model the order of frames, in the paper "
+        "neither, so that captions name manners of motion and no directions.",
         draw=draw,
     )

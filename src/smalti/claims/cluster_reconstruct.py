@@ -10,20 +10,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from smalti.claims.base import Finding, Lab, claim
-from smalti.claims.material import clothes, small_vit
+from smalti.claims.material import SIDE, clothes, small_vit
 from smalti.evaluation.pretrained import pretrained
 from smalti.nn.flops import count_flops
 from smalti.reducers.base import Context
 from smalti.reducers.cluster_reconstruct import ClusterReconstruct, ClusterReconstructConfig
 from smalti.reducers.hosts import reduce
 
-GRID, PATCH = (1, 12, 12), 14
+GRID, LEFT = (1, 8, 8), 32  # of 64 patches
 FACTORS = (2, 10, 25, 50, 100, 250)  # of temperatures, over the tokens' variance
 CLUSTERS, PRUNED, TOME = "clusters, rebuilt", "pruning, filled in", "ToMe, restored"
 
 
 def rebuilt(tokens: Float[Tensor, "b n d"], count: int, **options: Any) -> Float[Tensor, "b n d"]:
-    """Tokens of a 12 × 12 map after clustering and reconstruction with nothing between."""
+    """Tokens of a 8 × 8 map after clustering and reconstruction with nothing between."""
     reducer = ClusterReconstruct(ClusterReconstructConfig(**options))
     reduction = reducer.reduce(tokens, Context(grid=GRID), count)
     return reduction.restore(reduction.apply(tokens))
@@ -69,7 +69,7 @@ def patches(model: Any, pictures: Float[Tensor, "b 3 s s"], block: int) -> Float
 def cluster_reconstruct(lab: Lab) -> Finding:
     """Marks of the clothes by a linear head on frozen DINOv2-small with half its tokens after block 4."""
     model = small_vit().eval() if lab.quick else pretrained("dinov2-small")
-    side = 48 if lab.quick else GRID[1] * PATCH
+    side = SIDE if lab.quick else GRID[1] * 14
     depth = len(model.blocks)
     after = depth // 3 - 1
 
@@ -78,7 +78,7 @@ def cluster_reconstruct(lab: Lab) -> Finding:
         return F.interpolate(pictures * 4, (side, side), mode="bilinear", align_corners=False), wanted
 
     pictures, wanted = material("train", 0, lab.some(80, 8))
-    middle, last = (torch.empty(0, 144, model.embed_dim) for _ in range(2))
+    middle, last = (torch.empty(0, 64, model.embed_dim) for _ in range(2))
     for part in pictures.split(10):
         early, late = model.forward_intermediates(
             part, [after, depth - 1], output_fmt="NLC", intermediates_only=True
@@ -86,18 +86,18 @@ def cluster_reconstruct(lab: Lab) -> Finding:
         middle, last = torch.cat([middle, early]), torch.cat([last, late])
     head = ridge(last.flatten(0, 1), wanted.flatten().float() * 2 - 1)
     spread = (middle - middle.mean(1, keepdim=True)).square().sum(-1).mean().item()
-    scale = {f / spread: error(middle, rebuilt(middle, 72, temperature=f / spread)) for f in FACTORS}
+    scale = {f / spread: error(middle, rebuilt(middle, LEFT, temperature=f / spread)) for f in FACTORS}
     temperature = min(scale, key=lambda t: scale[t])
 
-    half = [145] * after + [73] * (depth - after)
+    half = [65] * after + [33] * (depth - after)
     example = pictures[:1]
     with reduce(model, "cluster-reconstruct", counts=half, temperature=temperature):
         model(example)
         spent = count_flops(model, example)
     whole = count_flops(model, example)
     own = {"temperature": temperature}
-    share = sum(block_share(145 if i <= after else 73, model.embed_dim) for i in range(depth))
-    share /= depth * block_share(145, model.embed_dim)
+    share = sum(block_share(65 if i <= after else 33, model.embed_dim) for i in range(depth))
+    share /= depth * block_share(65, model.embed_dim)
     methods: dict[str, tuple[str, dict[str, Any]]] = {
         CLUSTERS: ("cluster-reconstruct", {**own, "counts": half}),
         "average pooling, rebuilt": ("cluster-reconstruct", {**own, "counts": half, "iterations": 0}),
@@ -112,10 +112,10 @@ def cluster_reconstruct(lab: Lab) -> Finding:
         pictures, wanted = material("test", 1000 * seed, lab.some(40, 4))
         early = patches(model, pictures, after)
         for iterations in (0, 1, 2, 5, 10):
-            found = error(early, rebuilt(early, 72, temperature=temperature, iterations=iterations))
+            found = error(early, rebuilt(early, LEFT, temperature=temperature, iterations=iterations))
             rows.append({"seed": seed, "iterations": iterations, "error": found})
         rows.append(
-            {"seed": seed, "iterations": "pooling, bilinear", "error": error(early, pooled(early, (8, 9)))}
+            {"seed": seed, "iterations": "pooling, bilinear", "error": error(early, pooled(early, (8, 4)))}
         )
 
         def measure(
@@ -160,13 +160,12 @@ def cluster_reconstruct(lab: Lab) -> Finding:
         + "; error of rebuilding by iterations: "
         + ", ".join(f"{name} {value:.3f}" for name, value in off.items()),
         rows=rows,
-        data="Fashion-MNIST on clutter at 168 pixels with masks; frozen DINOv2-small, tuned for saliency",
-        notes=f"Half of 144 tokens go after block {after + 1} of {depth}. The head is least squares on the "
+        data="Fashion-MNIST on clutter at 112 pixels with masks; frozen DINOv2-small, tuned for saliency",
+        notes=f"Half of 64 tokens go after block {after + 1} of {depth}. The head is least squares on the "
         "last block's patch tokens of training pictures with all tokens. The temperature is the one "
         f"of six that rebuilds training features best ({temperature:.0f}), since it must fit the "
-        "features' scale (0.02 for Segmenter's, whose tokens are longer). ToMe merges at every "
-        "block to the same FLOPs of the blocks, or all at the same block. Seeds are disjoint test "
-        "pictures.",
+        "features' scale (0.02 for Segmenter's, whose tokens are longer). ToMe merges at every block "
+        "to the same FLOPs of the blocks, or all at the same block. Seeds are disjoint test pictures.",
         draw=draw,
     )
 

@@ -1,4 +1,4 @@
-"""HoliTom: at few tokens, merging over time describes real films better than each frame's most attended ones."""
+"""HoliTom: merging over time describes real films better than the most attended tokens of every frame."""
 
 from __future__ import annotations
 
@@ -105,9 +105,8 @@ def kept_tokens(film: Film, method: str, ratio: float) -> Float[Tensor, "m d"]:
     frames, size, dim = film.features.shape
     count = round(ratio * frames * size)
     if method == HOLITOM:
-        context = Context(grid=(1, 1, 1), attention=lambda _: film.attention.flatten()[None])
         side = round(size**0.5)
-        context = Context(grid=(frames, side, side), attention=context.attention)
+        context = Context(grid=(frames, side, side), attention=lambda _: film.attention.flatten()[None])
         options = HoliTomConfig(ratio=ratio, tau=0.65 if ratio <= 0.1 else 0.8)  # the paper's
         tokens = film.features.reshape(1, -1, dim)
         return HoliTom(options).reduce(tokens, context, count).apply(tokens)[0]
@@ -149,7 +148,7 @@ def splices(films: list[Film], tau: float) -> dict[str, Any]:
     }
 
 
-@claim("holitom", minutes=3)
+@claim("holitom", minutes=3.0)
 @torch.no_grad()
 def holitom(lab: Lab) -> Finding:
     """Nearest-token error of films at equal tokens, and the cuts between films that are joined."""
@@ -203,8 +202,10 @@ def holitom(lab: Lab) -> Finding:
         )
         + f"; {joined[0]['found']:.0%} of splices found, {joined[0]['by chance']:.0%} by chance",
         rows=rows,
-        data=f"{len(films)} clips of the corpus, {FRAMES} frames of two seconds each, DINOv2-small after block 8",
-        notes="The paper's tokens are a video-LLM's after its projector, its measure the answers; here 100 tokens a "
-        "frame of a vision transformer, and the error of the nearest kept token. Thresholds are the paper's.",
+        data=f"{len(films)} clips of the corpus, {FRAMES} frames of two seconds each, DINOv2-small after "
+        "block 8",
+        notes="The paper's tokens are a video-LLM's after its projector, its measure the answers; here 100 "
+        "tokens a frame of a vision transformer, and the error of the nearest kept token. Thresholds are the "
+        "paper's.",
         draw=draw,
     )

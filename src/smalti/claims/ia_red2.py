@@ -207,7 +207,8 @@ def ia_red2(lab: Lab) -> Finding:
         rows=rows,
         data="Fashion-MNIST miniatures, one a picture, among 12 with shuffled pixels and 51 patches of noise",
         notes="The paper's models are DeiTs on ImageNet; here 4 blocks of 48 channels in two groups. Random "
-        "patches are tried on the backbone before and after it adapts, and the better counts. AUC is that of "
-        "the first group's scores, and of the last block's attention before interpreters were trained.",
+        "patches are tried on the backbone before and after it adapts, and the better counts. AUC is "
+        "that of the first group's scores, and of the last block's attention before interpreters were "
+        "trained.",
         draw=draw,
     )

@@ -70,7 +70,7 @@ def small_vit(**changes: Any) -> nn.Module:
 
 
 def trained_vit(seed: int, steps: int = STEPS) -> nn.Module:
-    """A `small_vit` that tells the clothes apart, trained now or in an earlier run with the same seed and steps."""
+    """A `small_vit` that tells the clothes apart, trained now or in an earlier run of this seed and steps."""
     model = small_vit()
     path = cache_home() / "claims" / f"small-vit-{seed}-{steps}.safetensors"
     if not path.exists():

@@ -2,7 +2,7 @@
 
 ```
 package ──► root and joint rotations a frame ──► forward kinematics ──► joints [f 15 3] in metres, y up
-                 cameras: window of a motion ──► poses in the camera's space [b f 15 3], in its picture [b f 15 2]
+                cameras: window of a motion ──► in the camera's space [b f 15 3], in its picture [b f 15 2]
 ```
 The motions are the reference clips of DeepMimic (Peng et al., 2018), as pybullet ships them.
 """
@@ -30,7 +30,7 @@ PACKAGE = Source(
     "Zlib",
     take=(),
 )
-# name, parent, numbers of its rotation (a quaternion, an angle about z, or none), place on the parent in metres
+# name, parent, numbers of its rotation (quaternion, angle about z, none), place on the parent in metres
 SKELETON = (
     ("root", -1, 4, (0.0, 0.0, 0.0)),
     ("chest", 0, 4, (0.0, 0.236, 0.0)),
@@ -130,8 +130,8 @@ def cameras(
 ) -> tuple[Float[Tensor, "b f 15 2"], Float[Tensor, "b f 15 3"]]:
     """Windows of motions at 30 frames a second, at some tempo, from some side: pictures and truth.
 
-    A motion that does not wrap is held at its end. The root is the origin of both; pictures are in half widths
-    and have detection noise.
+    A motion that does not wrap is held at its end. The root is the origin of both; pictures are in half
+    widths and have detection noise.
     """
     windows = []
     for _ in range(count):

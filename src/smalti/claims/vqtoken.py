@@ -1,4 +1,4 @@
-"""VQToken: of a video's few tokens, codes with their places and times answer more than codes or kept tokens."""
+"""VQToken: codes of a video that know where and when they lie answer more than codes, or kept tokens."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Videos(NamedTuple):
 
 
 def videos(pictures: Float[Tensor, "n 3 96 96"], count: int, seed: int) -> Videos:
-    """Shapes that move before a still photograph, as tokens by a fixed projection of patches and their places."""
+    """Shapes that move before a still photograph: patches and their places, by a fixed projection."""
     generator = torch.Generator().manual_seed(seed)
     way, colour, shape = (torch.randint(n, (count,), generator=generator) for n in (4, 6, len(SHAPES)))
     radius = 4 + 2 * torch.rand(count, generator=generator)
@@ -146,7 +146,7 @@ def answered(
 
 
 def planted(textures: int, noise: float, seed: int) -> dict[str, Any]:
-    """Codes that an adaptive codebook finds among so many textures, and its agreement with them (Rand, adjusted)."""
+    """Codes that an adaptive codebook finds among so many textures, and the adjusted Rand index."""
     generator = torch.Generator().manual_seed(seed)
     truth = torch.arange(TOKENS).remainder(64).mul(textures).div(64, rounding_mode="floor")
     centres = F.normalize(torch.randn(textures, DIM, generator=generator), dim=1)
@@ -168,9 +168,9 @@ def adjusted_rand(a: Int[Tensor, "n"], b: Int[Tensor, "n"]) -> float:
     return 1.0 if most == chance else (both - chance) / (most - chance)
 
 
-@claim("vqtoken", minutes=4)
+@claim("vqtoken", minutes=4.0)
 def vqtoken(lab: Lab) -> Finding:
-    """Two questions about moving shapes, answered from 32 tokens of 512; and textures that are found again."""
+    """Two questions about moving shapes, answered from 32 of 512 tokens; and textures found again."""
     pictures = clutter(8, 0) if lab.quick else photographs(60)
     half = len(pictures) // 2
     train = videos(pictures[:half], lab.some(TRAIN, 8), 1)
@@ -212,7 +212,7 @@ def vqtoken(lab: Lab) -> Finding:
             "codes alone answer more than the tokens of largest norm": mean(ALONE) > mean(NORM),
             "codes alone answer more than evenly spaced and random tokens": mean(ALONE)
             > max(mean(UNIFORM), mean(RANDOM)),
-            "an adaptive codebook finds planted textures, one more or less, with a Rand index above 0.95": found(
+            "an adaptive codebook finds planted textures, one more or less, Rand index above 0.95": found(
                 FAINT
             )
             == 1,
@@ -220,13 +220,14 @@ def vqtoken(lab: Lab) -> Finding:
         },
         figure="right answers (which way / which colour): "
         + ", ".join(f"{m} {mean(m):.3f} ({mean(m, 'way'):.2f} / {mean(m, 'colour'):.2f})" for m in METHODS)
-        + f"; textures found in {found(FAINT):.0%} of videos with faint noise, {found(STRONG):.0%} with strong",
+        + f"; textures found in {found(FAINT):.0%} of videos with faint noise, "
+        f"{found(STRONG):.0%} with strong",
         rows=rows,
-        data=f"{TRAIN} rendered clips of a shape moving before a photograph, {TEST} before other photographs; "
-        f"{CODES} of {TOKENS} tokens",
-        notes="The paper trains a language model of half a billion parameters on 1.3 million videos; here a reader of "
-        "two blocks, and tokens that are a fixed projection of patches and their places. By the paper's equation "
-        "the values come from the hash alone, so that colours reach the reader only through the attention's weights: "
-        "the sum with the codes was tried too.",
+        data=f"{TRAIN} rendered clips of a shape moving before a photograph, {TEST} before other "
+        f"photographs; {CODES} of {TOKENS} tokens",
+        notes="The paper trains a language model of half a billion parameters on 1.3 million videos; here a "
+        "reader of two blocks, and tokens that are a fixed projection of patches and their places. By the "
+        "paper's equation the values come from the hash alone, so that colours reach the reader only through "
+        "the attention's weights: the sum with the codes was tried too.",
         draw=draw,
     )

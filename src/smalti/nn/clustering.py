@@ -15,7 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from smalti.nn import rows
 from smalti.nn.order import descending
+from smalti.nn.rows import take as take
 
 CHUNK = 2**22
 
@@ -47,19 +49,12 @@ def nearest(
     return torch.cat(parts, 1)
 
 
-def take(x: Float[Tensor, "b n d"], index: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
-    """Some tokens of every sample."""
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
-
-
 def means(
     tokens: Float[Tensor, "b n d"], group: Int[Tensor, "b n"], count: int, weight: Float[Tensor, "b n"]
 ) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"]]:
     """Weighted mean of every group (zeros without members) and its weight."""
     total = torch.zeros(tokens.shape[0], count, device=tokens.device).scatter_add(1, group, weight)
-    where = group[..., None].expand_as(tokens)
-    sums = tokens.new_zeros(tokens.shape[0], count, tokens.shape[-1])
-    sums = sums.scatter_add(1, where, tokens * weight[..., None].to(tokens.dtype))
+    sums = rows.total(tokens * weight[..., None].to(tokens.dtype), group, count)
     return sums / torch.where(total == 0, 1, total)[..., None].to(tokens.dtype), total
 
 
@@ -151,8 +146,8 @@ def density_peaks(
     """
     batch, size, dim = tokens.shape
     tokens = tokens.detach().float()
-    rows = chunked(size, size * batch)
-    whole = squared_distances(tokens, tokens) if len(rows) == 1 else None
+    parts = chunked(size, size * batch)
+    whole = squared_distances(tokens, tokens) if len(parts) == 1 else None
     if whole is not None:
         whole.diagonal(dim1=1, dim2=2).zero_()
     there = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask
@@ -166,7 +161,7 @@ def density_peaks(
 
     position = torch.arange(size, device=tokens.device).expand(batch, -1)
     near, largest = [], torch.zeros(batch, 1, device=tokens.device)
-    for part in rows:
+    for part in parts:
         distance = squares(position[:, part]) if whole is None or mask is not None else whole
         near.append(distance.topk(min(neighbours, size), -1, largest=False))
         finite = distance if mask is None else distance.masked_fill(~(mask[:, part, None] & mask[:, None]), 0)

@@ -13,8 +13,10 @@ Gradient = Literal["straight-through", "rotation"]
 
 
 def pass_gradient(
-    vectors: Float[Tensor, "n d"], codes: Float[Tensor, "n d"], gradient: Gradient = "straight-through"
-) -> Float[Tensor, "n d"]:
+    vectors: Float[Tensor, "*batch d"],
+    codes: Float[Tensor, "*batch d"],
+    gradient: Gradient = "straight-through",
+) -> Float[Tensor, "*batch d"]:
     """The codes exactly, with a gradient for the vectors.
 
     `straight-through` hands the gradient on as it is; `rotation` (Fifty et al., 2024, arXiv 2410.06424) turns

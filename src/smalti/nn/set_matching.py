@@ -58,7 +58,7 @@ def matched(
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError as error:
-        raise missing_extra("scipy", "dev") from error
+        raise missing_extra("scipy", "train") from error
     with torch.no_grad():
         scale = size.repeat(2)
         cost = weights.boxes * (boxes[:, None] / scale - target[None] / scale).abs().sum(-1)

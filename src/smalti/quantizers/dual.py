@@ -67,7 +67,8 @@ class DualCodebook(VectorwiseQuantizer):
 
     def __init__(self, config: DualConfig | None = None, **changes: Any) -> None:
         super().__init__()
-        self.config = config = replace(config or DualConfig(), changes)
+        self.config: DualConfig = replace(config or DualConfig(), changes)
+        config = self.config
         if config.pixel_weight < 0:
             raise ConfigError(f"pixel_weight {config.pixel_weight} must not be negative")
         self.dim, self.codebook_sizes = config.semantic_dim + config.pixel_dim, (config.codebook_size,)
@@ -90,7 +91,7 @@ class DualCodebook(VectorwiseQuantizer):
         loss = mean_square(chosen, z.detach()) + config.commitment * mean_square(z, chosen.detach())
         return Quantized(pass_gradient(z, chosen, config.gradient), ids[:, None], loss)
 
-    def lookup(self, ids: Int[Tensor, "*batch 1"]) -> Float[Tensor, "*batch d"]:
+    def lookup(self, ids: Int[Tensor, "*batch q"]) -> Float[Tensor, "*batch d"]:
         """Both codes of length 1, side by side."""
         check_codes(ids, self.codebook_sizes)
         return self._chosen(ids[..., 0].long())

@@ -65,7 +65,8 @@ class FSQ(VectorwiseQuantizer):
 
     def __init__(self, config: FSQConfig | None = None, **changes: Any) -> None:
         super().__init__()
-        self.config = config = replace(config or FSQConfig(), changes)
+        self.config: FSQConfig = replace(config or FSQConfig(), changes)
+        config = self.config
         if not config.levels or min(config.levels) < 3:
             raise ConfigError(f"levels {config.levels} must be 3 or more each; `lfq` takes two a channel")
         self.dim, self.codebook_sizes = len(config.levels), (math.prod(config.levels),)
@@ -83,7 +84,7 @@ class FSQ(VectorwiseQuantizer):
         values = self._value(level) + (bounded - bounded.detach()) / (self.levels // 2)
         return Quantized(values, ids, z.new_zeros(()))
 
-    def lookup(self, ids: Int[Tensor, "*batch 1"]) -> Float[Tensor, "*batch d"]:
+    def lookup(self, ids: Int[Tensor, "*batch q"]) -> Float[Tensor, "*batch d"]:
         """The levels of codes, in [-1, 1]."""
         check_codes(ids, self.codebook_sizes)
         digits = torch.div(ids.long(), self.basis, rounding_mode="floor") % self.levels

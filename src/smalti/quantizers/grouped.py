@@ -66,7 +66,8 @@ class Grouped(VectorwiseQuantizer):
 
     def __init__(self, config: GroupedConfig | None = None, **changes: Any) -> None:
         super().__init__()
-        self.config = config = replace(config or GroupedConfig(), changes)
+        self.config: GroupedConfig = replace(config or GroupedConfig(), changes)
+        config = self.config
         if config.groups < 1:
             raise ConfigError(f"a grouped quantizer needs at least one group, not {config.groups}")
         parts = [config.of.build() for _ in range(config.groups)]

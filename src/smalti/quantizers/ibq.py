@@ -64,7 +64,8 @@ class IBQ(VectorwiseQuantizer):
 
     def __init__(self, config: IBQConfig | None = None, **changes: Any) -> None:
         super().__init__()
-        self.config = config = replace(config or IBQConfig(), changes)
+        self.config: IBQConfig = replace(config or IBQConfig(), changes)
+        config = self.config
         self.dim, self.codebook_sizes = config.dim, (config.codebook_size,)
         bound = 1 / config.codebook_size
         self.codebook = nn.Parameter(torch.empty(config.codebook_size, config.dim).uniform_(-bound, bound))
@@ -88,7 +89,7 @@ class IBQ(VectorwiseQuantizer):
             stats = {"sample_entropy": sample.detach(), "batch_entropy": mean.detach()}
         return Quantized(values, ids[:, None], loss, stats)
 
-    def lookup(self, ids: Int[Tensor, "*batch 1"]) -> Float[Tensor, "*batch d"]:
+    def lookup(self, ids: Int[Tensor, "*batch q"]) -> Float[Tensor, "*batch d"]:
         """The codes."""
         check_codes(ids, self.codebook_sizes)
         return F.embedding(ids[..., 0].long(), self.codebook)

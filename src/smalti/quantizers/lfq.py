@@ -73,7 +73,8 @@ class LFQ(VectorwiseQuantizer):
 
     def __init__(self, config: LFQConfig | None = None, **changes: Any) -> None:
         super().__init__()
-        self.config = config = replace(config or LFQConfig(), changes)
+        self.config: LFQConfig = replace(config or LFQConfig(), changes)
+        config = self.config
         if not 1 <= config.bits <= 62 or not 1 <= min(config.group_bits, config.bits) <= LARGEST_GROUP:
             raise ConfigError(
                 f"{config.bits} bits in groups of {config.group_bits}: 1 to 62 bits fit a code, and the "
@@ -101,7 +102,7 @@ class LFQ(VectorwiseQuantizer):
         ids = (positive * self.weights).sum(-1, keepdim=True)
         return Quantized(pass_gradient(z, codes), ids, loss, stats)
 
-    def lookup(self, ids: Int[Tensor, "*batch 1"]) -> Float[Tensor, "*batch d"]:
+    def lookup(self, ids: Int[Tensor, "*batch q"]) -> Float[Tensor, "*batch d"]:
         """The signs that codes stand for."""
         check_codes(ids, self.codebook_sizes)
         return self._codes((ids.long() & self.weights) != 0)

@@ -87,7 +87,8 @@ class Multiscale(Float32Quantizer):
 
     def __init__(self, config: MultiscaleConfig | None = None, **changes: Any) -> None:
         super().__init__()
-        self.config = config = replace(config or MultiscaleConfig(), changes)
+        self.config: MultiscaleConfig = replace(config or MultiscaleConfig(), changes)
+        config = self.config
         self.grid = config.scales[-1] if config.scales else ()
         axes = len(self.grid)
         fits = all(

@@ -72,7 +72,8 @@ class Residual(VectorwiseQuantizer):
 
     def __init__(self, config: ResidualConfig | None = None, **changes: Any) -> None:
         super().__init__()
-        self.config = config = replace(config or ResidualConfig(), changes)
+        self.config: ResidualConfig = replace(config or ResidualConfig(), changes)
+        config = self.config
         if config.depth < 1:
             raise ConfigError(f"a residual quantizer needs at least one stage, not {config.depth}")
         self.stages = nn.ModuleList([config.of.build() for _ in range(1 if config.shared else config.depth)])

@@ -59,7 +59,8 @@ class SimVQ(VectorwiseQuantizer):
 
     def __init__(self, config: SimVQConfig | None = None, **changes: Any) -> None:
         super().__init__()
-        self.config = config = replace(config or SimVQConfig(), changes)
+        self.config: SimVQConfig = replace(config or SimVQConfig(), changes)
+        config = self.config
         self.dim, self.codebook_sizes = config.dim, (config.codebook_size,)
         self.register_buffer("frozen", torch.randn(config.codebook_size, config.dim) / config.dim**0.5)
         self.transform = nn.Linear(config.dim, config.dim, bias=False)
@@ -72,7 +73,7 @@ class SimVQ(VectorwiseQuantizer):
         loss = mean_square(chosen, z.detach()) + self.config.commitment * mean_square(z, chosen.detach())
         return Quantized(pass_gradient(z, chosen, self.config.gradient), ids[:, None], loss)
 
-    def lookup(self, ids: Int[Tensor, "*batch 1"]) -> Float[Tensor, "*batch d"]:
+    def lookup(self, ids: Int[Tensor, "*batch q"]) -> Float[Tensor, "*batch d"]:
         """The mapped codes."""
         check_codes(ids, self.codebook_sizes)
         return self.transform(F.embedding(ids[..., 0].long(), self.frozen))

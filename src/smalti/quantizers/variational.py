@@ -60,7 +60,8 @@ class Variational(VectorwiseQuantizer):
 
     def __init__(self, config: VariationalConfig | None = None, **changes: Any) -> None:
         super().__init__()
-        self.config = config = replace(config or VariationalConfig(), changes)
+        self.config: VariationalConfig = replace(config or VariationalConfig(), changes)
+        config = self.config
         self.dim = config.dim
         self.after = config.of.build() if config.of else None
         self.codebook_sizes = self.after.codebook_sizes if self.after else ()

@@ -100,7 +100,8 @@ class VectorQuantizer(VectorwiseQuantizer):
 
     def __init__(self, config: VectorQuantizerConfig | None = None, **changes: Any) -> None:
         super().__init__()
-        self.config = config = replace(config or VectorQuantizerConfig(), changes)
+        self.config: VectorQuantizerConfig = replace(config or VectorQuantizerConfig(), changes)
+        config = self.config
         if min(config.codebook_size, config.dim) < 1 or not 0 < config.decay < 1:
             raise ConfigError(f"a codebook needs sizes of at least 1 and 0 < decay < 1: {config}")
         self.dim, self.codebook_sizes = config.dim, (config.codebook_size,)
@@ -141,7 +142,7 @@ class VectorQuantizer(VectorwiseQuantizer):
             self._learn(z.detach(), ids)
         return Quantized(values, ids[:, None], loss, stats)
 
-    def lookup(self, ids: Int[Tensor, "*batch 1"]) -> Float[Tensor, "*batch d"]:
+    def lookup(self, ids: Int[Tensor, "*batch q"]) -> Float[Tensor, "*batch d"]:
         """The codes, of length 1 where the configuration says so."""
         check_codes(ids, self.codebook_sizes)
         return self._scaled(F.embedding(ids[..., 0].long(), self.codebook))

@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from smalti.errors import ConfigError
+from smalti.nn import rows
 
 
 class Reduction(ABC):
@@ -151,8 +152,7 @@ class Gather(Reduction):
 
     def apply(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b m d"]:
         """The kept tokens."""
-        where = self.index.clamp(min=0)[..., None].expand(-1, -1, x.shape[-1])
-        return x.gather(1, where) * self.mask[..., None]
+        return rows.take(x, self.index.clamp(min=0)) * self.mask[..., None]
 
     def spread(self, y: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
         """The kept tokens in their places, zeros elsewhere."""
@@ -207,15 +207,12 @@ class Assign(Reduction):
         """Sums of the members' shares, in float32 or better; a token alone in its group stays as it is."""
         group = self.group.clamp(min=0)
         share = self._weights() / _nonzero(self.mass).gather(1, group)
-        where = group[..., None].expand(-1, -1, x.shape[-1])
         exact = torch.promote_types(x.dtype, torch.float32)
-        total = torch.zeros(x.shape[0], self.count, x.shape[-1], device=x.device, dtype=exact)
-        return total.scatter_add(1, where, x.to(exact) * share[..., None]).to(x.dtype)
+        return rows.total(x.to(exact) * share[..., None], group, self.count).to(x.dtype)
 
     def spread(self, y: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
         """Every token gets its group's mean."""
-        where = self.group.clamp(min=0)[..., None].expand(-1, -1, y.shape[-1])
-        return y.gather(1, where) * (self.group >= 0)[..., None]
+        return rows.take(y, self.group.clamp(min=0)) * (self.group >= 0)[..., None]
 
     def matrix(self) -> Float[Tensor, "b m n"]:
         """Members' shares in every row."""
