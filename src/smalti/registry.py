@@ -101,24 +101,24 @@ def system(
 
 
 @cache
-def _import_rooms() -> None:
-    for room in ROOMS:
-        try:
-            package = importlib.import_module(f"smalti.{room}")
-        except ModuleNotFoundError as error:
-            if error.name == f"smalti.{room}":
-                continue
-            raise
-        for module in pkgutil.iter_modules(package.__path__):
-            if not module.name.startswith("_"):
-                importlib.import_module(f"smalti.{room}.{module.name}")
+def _import_room(room: str) -> None:
+    try:
+        package = importlib.import_module(f"smalti.{room}")
+    except ModuleNotFoundError as error:
+        if error.name == f"smalti.{room}":
+            return
+        raise
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"smalti.{room}.{module.name}")
 
 
 def systems(room: str | None = None, tag: str | None = None) -> list[Card]:
     """Cards of every registered system, in order of room and name."""
-    _import_rooms()
     if room is not None and room not in ROOMS:
         raise ConfigError(f"no room {room!r}: {nearest(room, ROOMS)}")
+    for wanted in ROOMS if room is None else (room,):
+        _import_room(wanted)
     chosen = (c for c in _cards.values() if room in (None, c.room) and (tag is None or tag in c.tags))
     return sorted(chosen, key=lambda card: (ROOMS.index(card.room), card.name))
 
@@ -129,10 +129,25 @@ def card(name: str, room: str | None = None) -> Card:
     Raises:
         ConfigError: no such system; the message names the nearest.
     """
-    for found in systems(room):
-        if found.name == name:
-            return found
+    if room is not None and room not in ROOMS:
+        raise ConfigError(f"no room {room!r}: {nearest(room, ROOMS)}")
+    for wanted in ROOMS if room is None else (room,):
+        _import_room(wanted)
+        if (wanted, name) in _cards:
+            return _cards[wanted, name]
     raise ConfigError(f"no system {name!r}: {nearest(name, {c.name for c in systems(room)})}")
+
+
+def card_of(cls: type) -> Card:
+    """The card of a registered class.
+
+    Raises:
+        ConfigError: it is not registered.
+    """
+    for found in _cards.values():
+        if found.cls is cls:
+            return found
+    raise ConfigError(f"{cls.__name__} is not a registered system: decorate it with @system")
 
 
 def replace(config: Any, changes: Mapping[str, Any]) -> Any:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from smalti.claims.base import reproduce
-from smalti.claims.centerclip import CAPTIONS, clips, words
+from smalti.claims.centerclip import CAPTIONS, clips, standard_error, words
 
 
 def test_the_experiment_runs(tmp_path: Path) -> None:
@@ -30,3 +31,8 @@ def test_only_what_rests_looks_the_same_in_every_frame() -> None:
     shown = clips(torch.rand(2, 3, 96, 96), numbers, torch.Generator().manual_seed(0))
     still = (shown == shown[:, :, :1]).flatten(1).all(1)
     assert torch.equal(still, CAPTIONS[:, 2] == 3)
+
+
+def test_the_standard_error_of_two_coins() -> None:
+    assert standard_error(50.0, 2500) == pytest.approx(2**0.5)
+    assert standard_error(0.0, 10) == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -164,7 +166,7 @@ class ClipTower(nn.Module):
         x = rearrange(self.patches(video), "b d t h w -> (b t) (h w) d")
         x = torch.cat([self.class_token.expand(len(x), 1, -1), x], 1) + self.position
         x = self.norm_before(x)
-        for number, block in enumerate(self.blocks):
+        for number, block in enumerate(cast("Iterable[Block]", self.blocks)):
             if str(number) in self.clusterings:
                 x = self.clusterings[str(number)](x)
             x = self._shifted(x, number, frames)

@@ -249,7 +249,9 @@ class RelativeAttention(Attention):
             self.rel_pos_h = nn.Parameter(table)
             self.rel_pos_w = nn.Parameter(table.clone())
 
-    def forward(self, x: Float[Tensor, "b h w d"]) -> Float[Tensor, "b h w d"]:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Float[Tensor, "b h w d"]
+    ) -> Float[Tensor, "b h w d"]:
         """Attend over the whole map given."""
         height, width = x.shape[1:3]
         q, k, v = self.split(x.flatten(1, 2))
@@ -267,9 +269,9 @@ class RelativeAttention(Attention):
 class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of a map."""
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Every position by itself."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def _distances(table: Float[Tensor, "l c"], size: int) -> Float[Tensor, "q k c"]:

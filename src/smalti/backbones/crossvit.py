@@ -20,6 +20,7 @@ from smalti.backbones.picture_frames import check_source, frames_of, over_time, 
 from smalti.errors import ConfigError, MediaError
 from smalti.nn.transformer import Block
 from smalti.registry import Official, Paper, system
+from smalti.tokens import Tokens
 
 SECOND_STEP = {
     12: (3, 3, 0),
@@ -251,8 +252,10 @@ class CrossViT(Backbone):
         pooled = torch.cat([tokens[:, 0] for tokens in x], -1)
         return Features(x[-1], pooled, tuple(maps), prefix=1, grid=(1, *grids[-1]))
 
-    def forward(self, source: Float[Tensor, "b 3 t h w"]) -> Features:
+    def forward(self, source: Float[Tensor, "b 3 t h w"] | Tokens) -> Features:
         """Features of pixels in [0, 1]."""
+        if isinstance(source, Tokens):
+            raise ConfigError("CrossViT works on pixels [b 3 t h w], not on tokens")
         check_source(source)
         frames = frames_of(self.normalise(source).to(source.dtype))
         return over_time(self.encode(frames), source.shape[2])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from einops import rearrange
@@ -152,13 +152,17 @@ class EcoFormer(Backbone):
     def look(self, frames: Float[Tensor, "b 3 h w"]) -> Features:
         """Features of normalised pictures."""
         maps, pyramid = frames.to(self.head.weight.dtype), []
-        for patches, blocks, norm in zip(self.patches, self.stages, self.norms, strict=True):
+        normed: list[tuple[Tensor, tuple[int, int]]] = []
+        stages = cast("Iterable[nn.ModuleList]", self.stages)
+        for patches, blocks, norm in zip(self.patches, stages, self.norms, strict=True):
             x, size = patches(maps)
             for block in blocks:
                 x = block(x, size)
             x = norm(x)
+            normed.append((x, size))
             maps = rearrange(x, "b (h w) c -> b c h w", h=size[0])
             pyramid.append(maps[:, :, None])
+        x, size = normed[-1]
         return Features(x, x.mean(1), tuple(pyramid), grid=(1, *size))
 
     def classify(self, features: Features) -> Float[Tensor, "b k"]:
@@ -185,9 +189,9 @@ class EcoFormer(Backbone):
             stride = 2 if number else 4
             height, width = -(-height // stride), -(-width // stride)
             tokens = height * width
-            multiplied += tokens * self.patches[number].proj.weight.numel()
+            multiplied += tokens * cast(OverlappingPatches, self.patches[number]).proj.weight.numel()
             hidden = dim * self.config.ratios[number]
-            attn = self.stages[number][0].attn
+            attn = cast(PyramidBlock, cast(nn.ModuleList, self.stages[number])[0]).attn
             each = tokens * (2 * dim * hidden + 9 * hidden)
             if isinstance(attn, EcoFormerAttention):
                 hashing = self.config.hashing

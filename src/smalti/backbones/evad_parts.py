@@ -121,7 +121,7 @@ class Encoded(NamedTuple):
     """
 
     tokens: Tensor
-    index: Tensor
+    index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
     grid: tuple[int, int, int]
     maps: list[Tensor]
 

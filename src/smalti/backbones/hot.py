@@ -64,7 +64,7 @@ class Lifted(NamedTuple):
     """
 
     poses: Tensor
-    index: Tensor
+    index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 @system(

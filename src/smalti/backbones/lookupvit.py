@@ -21,6 +21,7 @@ from smalti.errors import ConfigError
 from smalti.nn.patches import reflect_to_multiple
 from smalti.nn.single_query import SingleQueryAttention
 from smalti.registry import Paper, system
+from smalti.tokens import Tokens
 
 Grid = tuple[int, int, int]
 
@@ -261,8 +262,10 @@ class LookupViT(Backbone):
         mean = compressed.mean(1)
         return mean + lookup.mean(1) if self.config.pooling == "both" else mean
 
-    def forward(self, source: Float[Tensor, "b 3 t h w"], grid: Grid | None = None) -> Features:
+    def forward(self, source: Float[Tensor, "b 3 t h w"] | Tokens, grid: Grid | None = None) -> Features:
         """Features of pixels in [0, 1]; `grid` of compressed tokens, the configured one when not given."""
+        if isinstance(source, Tokens):
+            raise ConfigError("LookupViT works on pixels [b 3 t h w], not on tokens")
         check_source(source)
         return self.encode(self.normalise(source).to(source.dtype), grid)
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -206,7 +207,7 @@ class DSTformer(PoseHost):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-        for mixer in self.mixers:
+        for mixer in cast("Iterable[nn.Linear]", self.mixers):
             nn.init.zeros_(mixer.weight)
             nn.init.constant_(mixer.bias, 0.5)
         nn.init.trunc_normal_(self.joint_position, std=0.02)

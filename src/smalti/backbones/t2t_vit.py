@@ -21,6 +21,7 @@ from smalti.nn.patches import reflect_to_multiple
 from smalti.nn.random_features import linear_attention, orthogonal_features, positive_features
 from smalti.nn.transformer import Attention, Block, Mlp
 from smalti.registry import Official, Paper, system
+from smalti.tokens import Tokens
 
 EPS = 1e-5
 STRIDE = 16  # pixels from one token to the next after all three splits
@@ -267,8 +268,10 @@ class T2TViT(Backbone):
         first, places = self.pos_embed[:, :1], self.pos_embed[:, 1:]
         return torch.cat([first, resample_positions(places, (self.side, self.side), grid)], 1)
 
-    def forward(self, source: Float[Tensor, "b 3 t h w"]) -> Features:
+    def forward(self, source: Float[Tensor, "b 3 t h w"] | Tokens) -> Features:
         """Features of pixels in [0, 1]."""
+        if isinstance(source, Tokens):
+            raise ConfigError("T2T-ViT works on pixels [b 3 t h w], not on tokens")
         check_source(source)
         frames = frames_of(self.normalise(source).to(source.dtype))
         return over_time(self.encode(frames), source.shape[2])

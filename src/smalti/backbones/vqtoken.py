@@ -34,7 +34,7 @@ class VQTokens(NamedTuple):
     values: Float[Tensor, "b m d"]
     mask: Bool[Tensor, "b m"]
     codebook: Float[Tensor, "b k d"]
-    index: Int[Tensor, "b t h w"]
+    index: Int[Tensor, "b t h w"]  # pyright: ignore[reportIncompatibleMethodOverride]
     reduction: Reduction
 
 

@@ -89,7 +89,9 @@ class Claim:
 _claims: dict[str, Claim] = {}
 
 
-def claim(name: str, *, minutes: float | int) -> Callable[[Callable[[Lab], Finding]], Callable[[Lab], Finding]]:
+def claim(
+    name: str, *, minutes: float | int
+) -> Callable[[Callable[[Lab], Finding]], Callable[[Lab], Finding]]:
     """Register the decorated experiment under its system's name."""
 
     def register(run: Callable[[Lab], Finding]) -> Callable[[Lab], Finding]:

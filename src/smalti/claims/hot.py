@@ -81,7 +81,7 @@ def hot(lab: Lab) -> Finding:
         found = [row["mpjpe"] for row in rows if row["method"] == method]
         return sum(found) / len(found)
 
-    def cost(method: str) -> float:
+    def cost(method: str) -> int:
         return next(row["multiply-adds"] for row in rows if row["method"] == method)
 
     def draw(axes: Any) -> None:

@@ -10,7 +10,7 @@ Used by STViT-R (Chang et al., 2023).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from einops import rearrange
@@ -248,7 +248,7 @@ class DumbbellStage(nn.Module):
                 return block(s)
         assert s is not None  # b2 and b5 follow b1
         if self.config.keys == "beyond":
-            return block(x, s) if number % UNIT == 2 else block.around(x, s)
+            return block(x, s) if number % UNIT == 2 else cast(Reader, block).around(x, s)
         if number % UNIT == 5:
             return block(x, s.flatten(1, 2))
         query = s

@@ -132,10 +132,10 @@ class ClusterReconstruct(Reducer):
     def _region(
         self, tokens: Float[Tensor, "b n d"], mass: Float[Tensor, "b n"], shape: torch.Size, count: int
     ) -> tuple[Float[Tensor, "b m n"], Float[Tensor, "b n m"]]:
-        config = self.config
+        config, (height, width) = self.config, shape
         shares = soft_k_means(
             tokens,
-            layout(*shape, count),
+            layout(height, width, count),
             radius=config.locality // 2,
             temperature=config.temperature,
             iterations=config.iterations,

@@ -115,17 +115,18 @@ class EVAD(Reducer):
 
     def _reduce(self, tokens: Float[Tensor, "b n d"], context: Context, count: int | None) -> Reduction:
         size = tokens.shape[1]
-        count = max(math.ceil(self.config.keep_rate * size), context.protected) if count is None else count
-        if count >= size:
+        share = max(math.ceil(self.config.keep_rate * size), context.protected)
+        left = share if count is None else count
+        if left >= size:
             return identity(tokens, context.mass)
         protected = torch.arange(size, device=tokens.device).expand(len(tokens), -1) < context.protected
         central = self._central(context, protected)
         score = self._scores(context, central)
         above = 2 * self.config.enhanced_weight + 1  # every score, so that the keyframe comes first, in order
-        crowded = (central | protected).sum(-1, keepdim=True) > count
+        crowded = (central | protected).sum(-1, keepdim=True) > left
         score = torch.where(central, above + torch.where(crowded, score, 0.0), score)
         score = score.masked_fill(protected, torch.inf)
-        index = score.argsort(dim=-1, descending=True, stable=True)[:, :count]
+        index = score.argsort(dim=-1, descending=True, stable=True)[:, :left]
         if self.config.order == "position":
             index = index.sort(-1).values
         return Gather(size, index, context.mass)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from einops import rearrange
@@ -164,7 +164,7 @@ class IARed2(Reducer):
                 f"build ia-red2 with dim={tokens.shape[-1]}"
             )
         group = self.group(context.layer) if group is None else group
-        interpreter = self.interpreters[group]
+        interpreter = cast(Interpreter, self.interpreters[group])
         alive = (context.weights(tokens) > 0).float()
         present = tokens.to(interpreter.key.weight.dtype) * alive[..., None].to(interpreter.key.weight.dtype)
         share = alive / alive.sum(1, keepdim=True)

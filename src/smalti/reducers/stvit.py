@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -206,7 +207,8 @@ class STViT(Reducer):
         weight = mass.log()[:, None, None]
         own = torch.full((count, count), -torch.inf, device=tokens.device).fill_diagonal_(0)
         own = torch.zeros_like(own) if not self.config.window else own
-        for number, step in enumerate(self.steps[:-1]):
+        *steps, last = cast("Iterable[Step | Compare]", self.steps)
+        for number, step in enumerate(steps):
             centres = shares @ tokens
             query = centres
             if number == 1 and self.centres is not None:
@@ -216,7 +218,7 @@ class STViT(Reducer):
             attention = torch.cat([inner, step.logits(query, tokens) + unseen + weight], -1)
             attention = attention.softmax(-1).mean(1)
             shares = attention[..., :count] @ shares + attention[..., count:]
-        back = self.steps[-1].logits(tokens, shares @ tokens) + self._ways_back(unseen)
+        back = last.logits(tokens, shares @ tokens) + self._ways_back(unseen)
         return Dense(shares, context.mass, back.softmax(-1).mean(1))
 
     def _pool(

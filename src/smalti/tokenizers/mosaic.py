@@ -206,7 +206,7 @@ class Mosaic(Tokenizer):
         return self._coder
 
     @staticmethod
-    def _forget_coder(module: nn.Module, _keys: object) -> None:
+    def _forget_coder(module: Mosaic, _keys: object) -> None:
         """What `load_state_dict` calls at its end: the coder was built from the buffers before."""
         module._coder = None
 

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from smalti.errors import ConfigError, FormatError, nearest
-from smalti.registry import card, systems
+from smalti.registry import card, card_of
 
 HERE = Path(__file__).parent
 FILE = "model.safetensors"  # in a folder or a repository of the hub
@@ -69,11 +69,9 @@ def identify(model: Any) -> tuple[str, str]:
     Raises:
         ConfigError: the model's class is not registered.
     """
-    for found in systems():
-        if found.cls is type(model):
-            presets = (name for name, known in found.presets.items() if known == model.config)
-            return found.name, next(presets, "custom")
-    raise ConfigError(f"{type(model).__name__} is not a registered system: decorate it with @system")
+    found = card_of(type(model))
+    presets = (name for name, known in found.presets.items() if known == model.config)
+    return found.name, next(presets, "custom")
 
 
 def write(model: Any, path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:

@@ -64,12 +64,13 @@ class OpenClipHost(Host):
         for layer, block in enumerate(self.blocks):
             call = _Around(handle, layer, self.first)
             undo.hook(block.register_forward_pre_hook(call.before, with_kwargs=True))
-            if isinstance(block.attn, nn.MultiheadAttention):
-                undo.put(block.attn, "smalti", call)
-                undo.put(block.attn, body_of(block.attn), MethodType(_attention, block.attn))
+            attention: Any = block.attn
+            if isinstance(attention, nn.MultiheadAttention):
+                undo.put(attention, "smalti", call)
+                undo.put(attention, body_of(attention), MethodType(_attention, attention))
             else:
-                undo.hook(block.attn.ln_q.register_forward_hook(call.query))
-                undo.hook(block.attn.ln_k.register_forward_hook(call.key))
+                undo.hook(attention.ln_q.register_forward_hook(call.query))
+                undo.hook(attention.ln_k.register_forward_hook(call.key))
             if handle.reducer.place == "inside":
                 undo.put(block, "smalti", call)
                 undo.put(block, body_of(block), MethodType(_block_forward, block))
@@ -144,12 +145,14 @@ def _block_forward(
     block: Any, x: Tensor, k_x: None = None, v_x: None = None, attn_mask: Tensor | None = None
 ) -> Tensor:
     """open_clip's blocks with tokens leaving between attention and MLP."""
-    if isinstance(block, transformer.CustomResidualAttentionBlock):
-        attended = block.ln_attn(block.attn(block.ln_1(x), attn_mask=attn_mask))
-    else:
-        attended = block.attention(block.ln_1(x))
-    x = block.smalti.step(x + block.ls_1(attended))
+    x = block.smalti.step(x + block.ls_1(_attended(block, block.ln_1(x), attn_mask)))
     return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+def _attended(block: Any, x: Tensor, attn_mask: Tensor | None) -> Tensor:
+    if isinstance(block, transformer.CustomResidualAttentionBlock):
+        return block.ln_attn(block.attn(x, attn_mask=attn_mask))
+    return block.attention(x)
 
 
 class _Pool:

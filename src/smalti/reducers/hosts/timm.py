@@ -89,7 +89,7 @@ class TimmHost(Host):
         """Hooks around every block, its own `forward` where tokens leave inside it."""
         inside = handle.reducer.place == "inside"
         for layer, block in enumerate(self.blocks):
-            taps = Taps(block.attn, undo)
+            taps = Taps(cast(nn.Module, block.attn), undo)
             call = _Around(handle, layer, taps)
             undo.hook(block.register_forward_pre_hook(call.before, with_kwargs=True))
             if inside:
@@ -198,7 +198,7 @@ class _Intermediates:
 
     def __init__(self, host: TimmHost, handle: Handle) -> None:
         self.host, self.handle = host, handle
-        self.original = type(host.model).forward_intermediates
+        self.original = cast(Any, type(host.model)).forward_intermediates
 
     def __call__(
         self,
