@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,7 @@ def create(recipe: Recipe) -> nn.Module:
         raise ConfigError(f"{card.name} has no preset {preset!r}: {nearest(preset, card.presets)}")
     config = card.presets[preset]
     if recipe.changes:
-        config = weights.build(type(config), merged(asdict(config), recipe.changes))
+        config = weights.build(type(config), merged(weights.written(config), recipe.changes))
     torch.manual_seed(next(iter(recipe.stages.values())).loop.seed)
     system = card.cls(config)
     if recipe.start_from is not None:

@@ -87,7 +87,7 @@ def write(model: Any, path: str | os.PathLike[str], dtype: torch.dtype | None = 
         ConfigError: the model's class is not registered.
     """
     name, preset = identify(model)
-    metadata = {"name": name, "preset": preset, "config": json.dumps(dataclasses.asdict(model.config))}
+    metadata = {"name": name, "preset": preset, "config": json.dumps(written(model.config))}
     temporary = Path(f"{path}.tmp")
 
     def stored(tensor: torch.Tensor) -> torch.Tensor:
@@ -148,12 +148,47 @@ def read(path: str | os.PathLike[str]) -> Any:
     return model.eval()
 
 
+def written(config: Any) -> dict[str, Any]:
+    """A configuration as plain values, from which `build` makes it again.
+
+    A nested configuration of another class than its field's hint gets a key `kind` with the class's name.
+    """
+    hints = typing.get_type_hints(type(config))
+    plain: dict[str, Any] = {}
+    for name in (f.name for f in dataclasses.fields(config)):
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            kind = {} if _expects(hints[name], type(value)) else {"kind": type(value).__name__}
+            plain[name] = kind | written(value)
+        else:
+            plain[name] = value
+    return plain
+
+
+def _expects(hint: Any, cls: type) -> bool:
+    return cls in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,))
+
+
+def _kinds(cls: type) -> dict[str, type]:
+    """A class and all that descend from it, by name."""
+    found = {cls.__name__: cls}
+    for child in cls.__subclasses__():
+        found |= _kinds(child)
+    return found
+
+
 def build(cls: type, values: Mapping[str, Any]) -> Any:
     """A configuration from plain values, with its nested configurations and tuples.
 
     Raises:
         ConfigError: an unknown field, or a value of another type.
     """
+    if "kind" in values:
+        kinds = _kinds(cls)
+        if values["kind"] not in kinds:
+            raise ConfigError(f"no {cls.__name__} {values['kind']!r}: {nearest(str(values['kind']), kinds)}")
+        cls = kinds[values["kind"]]
+        values = {key: value for key, value in values.items() if key != "kind"}
     hints = typing.get_type_hints(cls)
     known = {f.name for f in dataclasses.fields(cls)}
     for key in values:
@@ -169,7 +204,8 @@ def build(cls: type, values: Mapping[str, Any]) -> Any:
 def _shape(hint: Any, value: Any) -> Any:
     choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for choice in choices:
-        if dataclasses.is_dataclass(choice) and isinstance(choice, type) and isinstance(value, Mapping):
+        nested = isinstance(choice, type) and isinstance(value, Mapping)
+        if nested and (dataclasses.is_dataclass(choice) or "kind" in value):
             return build(choice, value)
     if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):
