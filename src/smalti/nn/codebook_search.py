@@ -69,6 +69,7 @@ def _search(rows: Tensor, codes: Tensor, bias: Tensor, temperature: float, tile:
         else:
             ids = torch.where(value > best, place + start, ids)
             best = torch.maximum(best, value)
+    assert ids is not None  # there is a code
     return ids
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -84,7 +84,8 @@ class Grouped(VectorwiseQuantizer):
     def quantize(self, z: Float[Tensor, "n c"]) -> Quantized:
         """Every group by itself."""
         pieces = z.chunk(self.config.groups, -1)
-        found = [part.quantize(piece) for part, piece in zip(self.parts, pieces, strict=True)]
+        parts = [cast(VectorwiseQuantizer, part) for part in self.parts]
+        found = [part.quantize(piece) for part, piece in zip(parts, pieces, strict=True)]
         loss = torch.stack([part.loss for part in found]).sum()
         stats = {}
         if self.config.disentangle and len(found) > 1:
@@ -97,7 +98,8 @@ class Grouped(VectorwiseQuantizer):
         """The groups' codes side by side."""
         check_codes(ids, self.codebook_sizes)
         pieces = ids.split(self.each, -1)
-        return torch.cat([part.lookup(piece) for part, piece in zip(self.parts, pieces, strict=True)], -1)
+        parts = [cast(VectorwiseQuantizer, part) for part in self.parts]
+        return torch.cat([part.lookup(piece) for part, piece in zip(parts, pieces, strict=True)], -1)
 
 
 def disentanglement(values: list[Float[Tensor, "n d"]]) -> Float[Tensor, ""]:

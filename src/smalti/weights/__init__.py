@@ -166,7 +166,9 @@ def written(config: Any) -> dict[str, Any]:
 
 
 def _expects(hint: Any, cls: type) -> bool:
-    return cls in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,))
+    """Whether a hint leaves no doubt that a value is of this class."""
+    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return [choice for choice in choices if choice is not type(None)] == [cls]
 
 
 def _kinds(cls: type) -> dict[str, type]:
@@ -203,10 +205,12 @@ def build(cls: type, values: Mapping[str, Any]) -> Any:
 
 def _shape(hint: Any, value: Any) -> Any:
     choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for choice in choices:
-        nested = isinstance(choice, type) and isinstance(value, Mapping)
-        if nested and (dataclasses.is_dataclass(choice) or "kind" in value):
-            return build(choice, value)
+    if isinstance(value, Mapping):
+        for choice in (choice for choice in choices if isinstance(choice, type)):
+            if value.get("kind", choice.__name__) in _kinds(choice) and (
+                "kind" in value or dataclasses.is_dataclass(choice)
+            ):
+                return build(choice, value)
     if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):
             return float(value)  # YAML takes 1e-4 for a word
