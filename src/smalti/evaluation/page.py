@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterable
 from html import escape
 
+from smalti.evaluation.examples import Example
 from smalti.evaluation.report import LEGEND, Report
 from smalti.evaluation.tables import Rows, rows
 
@@ -52,29 +54,20 @@ def page(report: Report, curves: str) -> str:
         f"<p>{escape(summary)}</p>",
         _examples(report),
         f'<h2>Rate and distortion</h2><div class="curves">{curves[curves.index("<svg") :]}</div>',
-        *map(_table, rows(report)),
+        *map(table, rows(report)),
         "<h2>How to read this</h2>",
         *(f"<p>{escape(note)}</p>" for note in (LEGEND, *report.notes)),
         f"<h2>Run</h2><pre>{escape(json.dumps(report.run, indent=1, ensure_ascii=False))}</pre>",
     ]
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
-    )
+    return document(title, parts)
 
 
 def _examples(report: Report) -> str:
-    figures = (
-        f'<figure><img alt="{escape(shown.title)}" '
-        f'src="data:image/png;base64,{base64.b64encode(shown.png).decode()}">'
-        f"<figcaption><b>{escape(shown.title)}</b><br>{escape(shown.caption)}</figcaption></figure>"
-        for shown in report.examples
-    )
-    return f'<h2>At equal bytes</h2><div class="examples">{"".join(figures)}</div>' if report.examples else ""
+    return gallery("At equal bytes", report.examples) if report.examples else ""
 
 
-def _table(content: Rows) -> str:
+def table(content: Rows) -> str:
+    """A table with its heading."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in content.head)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in content.body
@@ -82,4 +75,24 @@ def _table(content: Rows) -> str:
     return (
         f'<h2>{escape(content.title)}</h2><div class="scroll"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def gallery(title: str, shown: Iterable[Example]) -> str:
+    """Pictures with their captions under one heading; the page holds them itself."""
+    figures = (
+        f'<figure><img alt="{escape(each.title)}" '
+        f'src="data:image/png;base64,{base64.b64encode(each.png).decode()}">'
+        f"<figcaption><b>{escape(each.title)}</b><br>{escape(each.caption)}</figcaption></figure>"
+        for each in shown
+    )
+    return f'<h2>{escape(title)}</h2><div class="examples">{"".join(figures)}</div>'
+
+
+def document(title: str, parts: Iterable[str], style: str = STYLE) -> str:
+    """A whole page of these parts."""
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{style}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from html import escape
 
 from smalti.evaluation.audit.report import FULL, LEGEND, Audit, Row
-from smalti.evaluation.page import STYLE
-from smalti.evaluation.tables import Rows
+from smalti.evaluation.page import STYLE, document, gallery, table
 
 BARS = """
 .bars { display: flex; align-items: flex-end; gap: 1px; height: 3rem; }
@@ -34,39 +32,14 @@ def page(audit: Audit, curves: str) -> str:
         f"<h1>{escape(title)}</h1>",
         f"<p>{escape(summary)}</p>",
         f'<h2>Curves</h2><div class="curves">{curves[curves.index("<svg") :]}</div>',
-        *map(_table, audit.tables()),
-        _pictures(audit),
+        *map(table, audit.tables()),
+        gallery("Which patches became one token", audit.pictures),
         _histograms(audit),
         "<h2>How to read this</h2>",
         *(f"<p>{escape(note)}</p>" for note in (LEGEND, *audit.notes)),
         f"<h2>Run</h2><pre>{escape(json.dumps(audit.run, indent=1, ensure_ascii=False))}</pre>",
     ]
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE}{BARS}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
-    )
-
-
-def _table(content: Rows) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in content.head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in content.body
-    )
-    return (
-        f'<h2>{escape(content.title)}</h2><div class="scroll"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _pictures(audit: Audit) -> str:
-    figures = (
-        f'<figure><img alt="{escape(shown.title)}" '
-        f'src="data:image/png;base64,{base64.b64encode(shown.png).decode()}">'
-        f"<figcaption><b>{escape(shown.title)}</b><br>{escape(shown.caption)}</figcaption></figure>"
-        for shown in audit.pictures
-    )
-    return f'<h2>Which patches became one token</h2><div class="examples">{"".join(figures)}</div>'
+    return document(title, parts, STYLE + BARS)
 
 
 def _histograms(audit: Audit) -> str:
