@@ -33,8 +33,8 @@ class TokenTransformingConfig:
     basis: the tokens that are left: those that receive most attention from the "class" token, from "all"
         (also for "class" where no token is protected) or from the "last"; or a "uniform" or "diversity" one.
     metric: what tokens are compared by: the attention's "keys" (mean over heads) or the "tokens" themselves.
-    temperature: of cosines, above 0; the paper is read as 0.05 to 0.2, but features whose cosines are all high,
-        such as DINOv2's keys, want it lower or everything becomes the mean (results/audit).
+    temperature: of cosines, above 0; the paper is read as 0.05 to 0.2, but features whose cosines are all
+        high, such as DINOv2's keys, want it lower, or everything becomes the mean (results/audit).
     most: of the basis, that one token is shared out among; all when 0.
     proportional: attention to a token grows with its mass.
     """
