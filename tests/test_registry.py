@@ -79,7 +79,7 @@ def test_the_first_preset_is_the_default_and_fields_can_be_changed(thing) -> Non
         (lambda: create("thnig"), "no system 'thnig': did you mean 'thing'"),
         (lambda: create("thing", "smal"), "thing has no preset 'smal': did you mean 'small'"),
         (lambda: create("thing", sise=3), "Config has no field 'sise': did you mean 'size'"),
-        (lambda: create("thing", room="tokenizers"), "no system 'thing': known: mosaic"),
+        (lambda: create("thing", room="tokenizers"), "no system 'thing': known: .*mosaic"),
         (lambda: systems("reducer"), "no room 'reducer': did you mean 'reducers'"),
     ],
 )

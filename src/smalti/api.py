@@ -31,6 +31,7 @@ from smalti.tokenizers.base import Tokenizer
 from smalti.tokens import Tokens
 
 StrPath = str | os.PathLike[str]
+WHOLE = 1 << 31  # grids: one chunk holds all
 
 
 def encode(
@@ -194,7 +195,7 @@ def coding(tokenizer: Tokenizer) -> dict[str, Any]:
     options: dict[str, Any] = {"coder": _coder(tokenizer)}
     if tokenizer.causal:
         options["temporal"] = (1, tokenizer.compression[0])
-        options["chunk"] = getattr(tokenizer, "chunk", 16)
+        options["chunk"] = tokenizer.chunk or WHOLE
     return options
 
 

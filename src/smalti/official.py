@@ -30,6 +30,7 @@ WRAPPERS = (
     "model_state_dict",
     "module",
     "net",
+    "sd",
 )
 
 

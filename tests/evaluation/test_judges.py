@@ -5,17 +5,14 @@ import torch
 import torch.nn.functional as F
 
 from smalti.evaluation.judges import (
-    CHANNELS,
     EFFICIENTNET,
-    VGG16,
     Judges,
-    Trunk,
-    _fold,
     agreement,
     perceptual,
     tiles,
 )
 from smalti.training.corpora.fetch import cache_home
+from smalti.training.losses.vgg import CHANNELS, VGG16, Trunk, _fold
 
 from .makers import scene
 

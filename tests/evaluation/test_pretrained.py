@@ -14,7 +14,7 @@ from smalti.evaluation.pretrained import (
     load_model,
     pretrained,
 )
-from smalti.evaluation.weights import wheel
+from smalti.training.corpora.published import wheel
 from tests.reducers.hosts.families import build, vit
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 0}

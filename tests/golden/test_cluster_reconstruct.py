@@ -56,6 +56,7 @@ def test_the_reducer(case: Case):
     tokens, refined = maps.flatten(2).mT, case.inputs["ops.refined"]
     options = dict(
         temperature=ops["tau"],
+        relative=False,
         iterations=ops["n_iters"],
         locality=ops["window_size"],
         neighbours=ops["k"],

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from smalti.backbones.base import load_strictly
 from smalti.backbones.ecoformer import EcoFormer, rename_official
 from smalti.backbones.ecoformer_blocks import EcoFormerAttention, Hashing
 from smalti.nn.kernel_hash import KernelHash, Likeness
+from smalti.nn.strict_loading import load_strictly
 from tests.golden.cases import Case, golden
 
 

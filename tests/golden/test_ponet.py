@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from smalti.backbones.base import load_strictly
 from smalti.backbones.ponet import text_segments
 from smalti.backbones.ponet_mixing import Places, PoNetBlock, PoNetMixer
 from smalti.backbones.ponet_official import rename_official
 from smalti.nn.granular_pooling import piece_length
+from smalti.nn.strict_loading import load_strictly
 from tests.golden.cases import Case, find, golden
 
 TEXT = "*bertlayer*"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from smalti.backbones.base import load_strictly
 from smalti.backbones.tokenformer import rename_official
 from smalti.backbones.tokenformer_block import TokenBlock, TokenFormerConfig, Words
+from smalti.nn.strict_loading import load_strictly
 from smalti.nn.token_parameters import Pattention
 from tests.golden.cases import Case, golden
 

@@ -44,6 +44,14 @@ def test_exactly_the_count_asked(grid, window, protected, count):
     assert found.restore(found.apply(x)).shape == x.shape
 
 
+def test_a_relative_temperature_fits_features_of_every_scale():
+    x, context = torch.randn(2, 36, 4), Context(grid=(1, 6, 6))
+    small, large = (reducer().reduce(factor * x, context, 9).matrix() for factor in (1e-2, 1e2))
+    torch.testing.assert_close(small, large)
+    absolute = reducer(relative=False, temperature=0.02)
+    assert not torch.allclose(*(absolute.reduce(f * x, context, 9).matrix() for f in (1e-2, 1e2)))
+
+
 def test_a_constant_map_stays_constant_by_weights_that_sum_to_one():
     x, context = torch.ones(1, 36, 4), Context(grid=(1, 6, 6))
     found = reducer().reduce(x, context, 9)

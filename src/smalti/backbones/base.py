@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from smalti.errors import ConfigError
 from smalti.nn.flops import count_flops
 from smalti.tokens import Tokens
 
@@ -85,24 +84,3 @@ class Backbone(nn.Module, ABC):
     def params(self) -> int:
         """Numbers to be learned."""
         return sum(parameter.numel() for parameter in self.parameters())
-
-
-def load_strictly(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load weights whose names and shapes must all fit.
-
-    Raises:
-        ConfigError: names the keys that do not.
-    """
-    wanted = module.state_dict()
-    missing, superfluous = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    wrong = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
-    ]
-    if missing or superfluous or wrong:
-        raise ConfigError(
-            f"these weights do not fit {type(module).__name__}: missing {missing[:6] or 'none'}, "
-            f"superfluous {superfluous[:6] or 'none'}, of another shape {wrong[:6] or 'none'}"
-        )
-    module.load_state_dict(state)

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from smalti.backbones.base import Backbone, Features, load_strictly
+from smalti.backbones.base import Backbone, Features
 from smalti.backbones.ecoformer_blocks import (
     EcoFormerAttention,
     Hashing,
@@ -23,6 +23,7 @@ from smalti.backbones.ecoformer_blocks import (
 )
 from smalti.backbones.picture_frames import frames_of, over_time
 from smalti.errors import ConfigError
+from smalti.nn.strict_loading import load_strictly
 from smalti.registry import Official, Paper, replace, system
 
 KINDS = ("ecoformer", "softmax", "shared", "sra", "performer")

@@ -11,13 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.backbones.base import Backbone, Features, load_strictly
+from smalti.backbones.base import Backbone, Features
 from smalti.backbones.picture_frames import frames_of, over_time, resample_positions
 from smalti.backbones.ponet_mixing import Places, PoNetBlock
 from smalti.backbones.ponet_official import rename_official
 from smalti.backbones.ponet_sizes import PRESETS, PoNetConfig, PoNetWords
 from smalti.errors import ConfigError, FormatError
 from smalti.nn.flops import count_flops
+from smalti.nn.strict_loading import load_strictly
 from smalti.registry import Official, Paper, replace, system
 from smalti.tokens import Tokens
 

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from smalti.backbones.base import Backbone, Features, load_strictly
+from smalti.backbones.base import Backbone, Features
 from smalti.backbones.picture_frames import frames_of, over_time, resample_positions
 from smalti.backbones.tokenformer_block import PRESETS, TokenBlock, TokenFormerConfig, Words
 from smalti.errors import ConfigError, FormatError
 from smalti.nn.flops import count_flops
+from smalti.nn.strict_loading import load_strictly
 from smalti.registry import Official, Paper, replace, system
 from smalti.tokens import Tokens
 

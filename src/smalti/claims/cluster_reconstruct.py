@@ -18,7 +18,6 @@ from smalti.reducers.cluster_reconstruct import ClusterReconstruct, ClusterRecon
 from smalti.reducers.hosts import reduce
 
 GRID, LEFT = (1, 8, 8), 32  # of 64 patches
-FACTORS = (2, 10, 25, 50, 100, 250)  # of temperatures, over the tokens' variance
 CLUSTERS, PRUNED, TOME = "clusters, rebuilt", "pruning, filled in", "ToMe, restored"
 
 
@@ -78,41 +77,29 @@ def cluster_reconstruct(lab: Lab) -> Finding:
         return F.interpolate(pictures * 4, (side, side), mode="bilinear", align_corners=False), wanted
 
     pictures, wanted = material("train", 0, lab.some(80, 8))
-    middle, last = (torch.empty(0, 64, model.embed_dim) for _ in range(2))
-    for part in pictures.split(10):
-        early, late = model.forward_intermediates(
-            part, [after, depth - 1], output_fmt="NLC", intermediates_only=True
-        )
-        middle, last = torch.cat([middle, early]), torch.cat([last, late])
-    head = ridge(last.flatten(0, 1), wanted.flatten().float() * 2 - 1)
-    spread = (middle - middle.mean(1, keepdim=True)).square().sum(-1).mean().item()
-    scale = {f / spread: error(middle, rebuilt(middle, LEFT, temperature=f / spread)) for f in FACTORS}
-    temperature = min(scale, key=lambda t: scale[t])
+    head = ridge(patches(model, pictures, depth - 1).flatten(0, 1), wanted.flatten().float() * 2 - 1)
 
     half = [65] * after + [33] * (depth - after)
     example = pictures[:1]
-    with reduce(model, "cluster-reconstruct", counts=half, temperature=temperature):
+    with reduce(model, "cluster-reconstruct", counts=half):
         model(example)
         spent = count_flops(model, example)
     whole = count_flops(model, example)
-    own = {"temperature": temperature}
     share = sum(block_share(65 if i <= after else 33, model.embed_dim) for i in range(depth))
     share /= depth * block_share(65, model.embed_dim)
     methods: dict[str, tuple[str, dict[str, Any]]] = {
-        CLUSTERS: ("cluster-reconstruct", {**own, "counts": half}),
-        "average pooling, rebuilt": ("cluster-reconstruct", {**own, "counts": half, "iterations": 0}),
+        CLUSTERS: ("cluster-reconstruct", {"counts": half}),
+        "average pooling, rebuilt": ("cluster-reconstruct", {"counts": half, "iterations": 0}),
         PRUNED: ("composed", {"counts": half, "criterion": "attention", "strategy": "prune"}),
         TOME: ("tome", {"flops": share}),
         "ToMe at the same block": ("tome", {"counts": half}),
     }
-    rows: list[dict[str, Any]] = [
-        {"temperature": t, "error on training pictures": e} for t, e in scale.items()
-    ]
+    rows: list[dict[str, Any]] = []
     for seed in lab.seeds:
         pictures, wanted = material("test", 1000 * seed, lab.some(40, 4))
         early = patches(model, pictures, after)
         for iterations in (0, 1, 2, 5, 10):
-            found = error(early, rebuilt(early, LEFT, temperature=temperature, iterations=iterations))
+            found = error(early, rebuilt(early, LEFT, iterations=iterations))
             rows.append({"seed": seed, "iterations": iterations, "error": found})
         rows.append(
             {"seed": seed, "iterations": "pooling, bilinear", "error": error(early, pooled(early, (8, 4)))}
@@ -162,9 +149,7 @@ def cluster_reconstruct(lab: Lab) -> Finding:
         rows=rows,
         data="Fashion-MNIST on clutter at 112 pixels with masks; frozen DINOv2-small, tuned for saliency",
         notes=f"Half of 64 tokens go after block {after + 1} of {depth}. The head is least squares on the "
-        "last block's patch tokens of training pictures with all tokens. The temperature is the one "
-        f"of six that rebuilds training features best ({temperature:.0f}), since it must fit the "
-        "features' scale (0.02 for Segmenter's, whose tokens are longer). ToMe merges at every block "
+        "last block's patch tokens of training pictures with all tokens. ToMe merges at every block "
         "to the same FLOPs of the blocks, or all at the same block. Seeds are disjoint test pictures.",
         draw=draw,
     )

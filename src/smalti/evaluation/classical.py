@@ -22,10 +22,11 @@ import PIL
 from smalti.errors import UnsupportedError
 from smalti.evaluation.codecs import Codec, codecs_for
 from smalti.evaluation.dataset import Dataset
-from smalti.evaluation.judges import EFFICIENTNET, VGG16, Judges
+from smalti.evaluation.judges import EFFICIENTNET, Judges
 from smalti.evaluation.rate_distortion import RatePoint, Sweep, sweep
 from smalti.media.progress import Report
 from smalti.training.corpora.fetch import cache_home
+from smalti.training.losses.vgg import VGG16
 
 MEASURE = 1  # raise it when the same pixels would get other figures
 

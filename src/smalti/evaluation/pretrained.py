@@ -20,10 +20,11 @@ import torch
 from torch import nn
 
 from smalti.errors import ConfigError, IntegrityError, UnsupportedError, missing_extra, nearest
-from smalti.evaluation.judges import EFFICIENTNET, VGG16, Trunk
-from smalti.evaluation.weights import Published, Weights, wheel
+from smalti.evaluation.judges import EFFICIENTNET
 from smalti.reducers.hosts import find
 from smalti.training.corpora.fetch import cache_home, fetch
+from smalti.training.corpora.published import Published, Weights, wheel
+from smalti.training.losses.vgg import VGG16, Trunk
 
 LIBRARIES = ("timm", "transformers")
 DRAWN = "random"  # instead of weights: those that a seed gives

@@ -38,9 +38,11 @@ def cosine_basis(size: int) -> Float[Tensor, "size size"]:
     return basis
 
 
-def reflect_to_multiple(frames: Float[Tensor, "*batch h w"], side: int) -> Float[Tensor, "*batch hp wp"]:
-    """Continue rows and columns in mirror image up to a multiple of `side`; works from 1×1 on."""
-    for axis in (-2, -1):
+def reflect_to_multiple(
+    frames: Float[Tensor, "*batch h w"], sides: int | tuple[int, int]
+) -> Float[Tensor, "*batch hp wp"]:
+    """Continue rows and columns in mirror image up to a multiple of a side; works from 1×1 on."""
+    for axis, side in zip((-2, -1), (sides, sides) if isinstance(sides, int) else sides, strict=True):
         size = frames.shape[axis]
         if size % side:
             index = torch.arange(-(-size // side) * side, device=frames.device)

@@ -98,7 +98,7 @@ def soft_k_means(
     cells: Layout,
     *,
     radius: int,
-    temperature: float,
+    temperature: float | Float[Tensor, "b 1 1"],
     iterations: int = 5,
     weight: Float[Tensor, "b n"] | None = None,
 ) -> Float[Tensor, "b m n"]:
@@ -111,7 +111,8 @@ def soft_k_means(
         tokens: of a map in raster order.
         cells: laid over that map.
         radius: cells that a token may be away from its own, in rows and in columns.
-        temperature: multiplies squared distances, so it must fit the features' scale.
+        temperature: multiplies squared distances, so it must fit the features' scale; one for all, or one
+            for every sample.
         iterations: none leaves the means of adaptive average pooling.
         weight: source tokens that each token stands for.
     """
@@ -132,7 +133,7 @@ def neighbour_weights(
     tokens: Float[Tensor, "b n d"],
     centres: Float[Tensor, "b m d"],
     *,
-    temperature: float,
+    temperature: float | Float[Tensor, "b 1 1"],
     neighbours: int = 20,
     norm: Literal["l1", "l2"] = "l1",
 ) -> Float[Tensor, "b n m"]:

@@ -11,6 +11,7 @@ WindowBlock: norm ─► shift ─► partition ─► attention + bias by relat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from einops import rearrange
@@ -150,7 +151,7 @@ class RelativeBias(nn.Module):
         super().__init__()
         self.side = tuple(side)
         index = relative_positions(side)
-        self.table = nn.Parameter(torch.zeros(int(index.max()) + 1, heads))
+        self.table = nn.Parameter(torch.zeros(prod(2 * length - 1 for length in self.side), heads))
         nn.init.trunc_normal_(self.table, std=0.02)
         self.register_buffer("index", index, persistent=False)
 

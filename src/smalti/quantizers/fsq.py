@@ -55,7 +55,7 @@ class FSQ(VectorwiseQuantizer):
     of levels is atanh of the half level (there: tan), so that 0 stays 0 before rounding.
 
     Raises:
-        ConfigError: fewer than 3 levels.
+        ConfigError: fewer than 3 levels; 2 with a negative margin.
         MediaError: NaN or an infinite value in `forward`.
         FormatError: a code outside the codebook in `lookup`.
     """
@@ -67,8 +67,9 @@ class FSQ(VectorwiseQuantizer):
         super().__init__()
         self.config: FSQConfig = replace(config or FSQConfig(), changes)
         config = self.config
-        if not config.levels or min(config.levels) < 3:
-            raise ConfigError(f"levels {config.levels} must be 3 or more each; `lfq` takes two a channel")
+        least = 3 if config.margin >= 0 else 2  # the range must reach beyond half a level
+        if not config.levels or min(config.levels) < least:
+            raise ConfigError(f"levels {config.levels} must be {least} or more each; `lfq` takes two a channel")
         self.dim, self.codebook_sizes = len(config.levels), (math.prod(config.levels),)
         basis = [math.prod(config.levels[:channel]) for channel in range(self.dim)]
         self.register_buffer("levels", torch.tensor(config.levels), persistent=False)

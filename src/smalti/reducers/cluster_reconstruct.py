@@ -24,7 +24,10 @@ SIDE = 0.7  # of the map's, when no count is asked for: 40×40 → 28×28
 @dataclass(frozen=True)
 class ClusterReconstructConfig:
     """Attributes:
-    temperature: multiplies squared distances (> 0); must fit the features' scale.
+    temperature: multiplies squared distances (> 0).
+    relative: squared distances are first divided by their mean between the tokens of a sample, so that one
+        temperature fits features of every scale; 30 rebuilds DINOv2's best at every depth. Official presets
+        take them as they are: 0.02 fits the features of Segmenter's ViT-L alone.
     iterations: of clustering; none leaves average pooling.
     locality: cells across, odd, among which a token is shared out.
     neighbours: nearest centres that a restored token is made of; all when negative.
@@ -33,7 +36,8 @@ class ClusterReconstructConfig:
     window: side of the windows that are clustered each by itself; the whole map when 0.
     """
 
-    temperature: float = 0.02
+    temperature: float = 30.0
+    relative: bool = True
     iterations: int = 5
     locality: int = 5
     neighbours: int = 20
@@ -67,10 +71,10 @@ class ClusterReconstructConfig:
     official=Official("Expedit-LargeScale-Vision-Transformer", "MIT and Apache-2.0"),
     presets={
         "default": ClusterReconstructConfig(),
-        "segmenter": ClusterReconstructConfig(locality=7, norm="l2"),
-        "dpt": ClusterReconstructConfig(temperature=0.1, norm="l2"),
-        "mask2former": ClusterReconstructConfig(0.05, locality=7, neighbours=10, norm="l2", window=12),
-        "sam": ClusterReconstructConfig(temperature=0.01, norm="l2", window=14),
+        "segmenter": ClusterReconstructConfig(0.02, False, locality=7, norm="l2"),
+        "dpt": ClusterReconstructConfig(0.1, False, norm="l2"),
+        "mask2former": ClusterReconstructConfig(0.05, False, locality=7, neighbours=10, norm="l2", window=12),
+        "sam": ClusterReconstructConfig(0.01, False, norm="l2", window=14),
     },
     tags=("training-free", "cluster", "dense-prediction", "image", "video"),
 )
@@ -79,7 +83,7 @@ class ClusterReconstruct(Reducer):
 
     ```
     x [b h·w d] ─► cells h'×w' by average pooling ─► soft local k-means ─► shares [b m n]
-               └─► exp(−temperature · squared distance to centres), k nearest ─► back [b n m]
+               └─► exp(−temperature · squared distance), k nearest ─► back [b n m]
     apply(x) = shares @ x ─► frozen blocks ─► z [b m d] ─► restore(z) = back @ z
     ```
     `restore` may be called for the output of every later block that a decoder taps. Tokens behind the
@@ -133,11 +137,12 @@ class ClusterReconstruct(Reducer):
         self, tokens: Float[Tensor, "b n d"], mass: Float[Tensor, "b n"], shape: torch.Size, count: int
     ) -> tuple[Float[Tensor, "b m n"], Float[Tensor, "b n m"]]:
         config, (height, width) = self.config, shape
+        temperature = self._temperature(tokens)
         shares = soft_k_means(
             tokens,
             layout(height, width, count),
             radius=config.locality // 2,
-            temperature=config.temperature,
+            temperature=temperature,
             iterations=config.iterations,
             weight=mass,
         )
@@ -147,10 +152,18 @@ class ClusterReconstruct(Reducer):
         return shares, neighbour_weights(
             tokens,
             centres,
-            temperature=config.temperature,
+            temperature=temperature,
             neighbours=config.neighbours,
             norm=config.norm,
         )
+
+    def _temperature(self, tokens: Float[Tensor, "b n d"]) -> float | Float[Tensor, "b 1 1"]:
+        """What multiplies squared distances; their mean over all pairs is twice the variance."""
+        if not self.config.relative:
+            return self.config.temperature
+        apart = 2 * tokens.var(1, correction=0).sum(-1)
+        rounding = 1e-6 * tokens.square().sum(-1).mean(1) + 1e-12  # of equal tokens
+        return self.config.temperature / torch.maximum(apart, rounding)[:, None, None]
 
 
 def _regions(grid: tuple[int, int, int], window: int) -> list[Int[Tensor, "_ _"]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from smalti import weights
-from smalti.errors import ConfigError, FormatError, MediaError
+from smalti.errors import ConfigError, FormatError, MediaError, UnsupportedError
 from smalti.tokens import Tokens
 
 
@@ -88,6 +89,21 @@ class StreamDecoder(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Reconstruction:
+    """What training sees of one pass through a tokenizer.
+
+    Attributes:
+        pixels: rebuilt, with a gradient, not clamped, of the size that went in.
+        loss: what the tokenizer itself asks to be minimised: its quantizer's loss, a prior's, ….
+        parts: what else is worth logging.
+    """
+
+    pixels: Float[Tensor, "b 3 t h w"]
+    loss: Float[Tensor, ""]
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+
 class Stream(NamedTuple):
     """An encoder and a decoder whose memory does not grow with length."""
 
@@ -104,12 +120,14 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
         causal: no token depends on a later frame, so `stream()` works.
         ordered: any first k tokens decode.
         stages: codes a token at every quality, for progressive tokenizers: `ids[..., :stages[i]]` decodes.
+        chunk: grids after which a causal tokenizer forgets, so that decoding can begin there; None if never.
     """
 
     compression: tuple[int, int, int]
     codebook_sizes: tuple[int, ...] = ()
     causal: bool = False
     ordered: bool = False
+    chunk: int | None = None
 
     @property
     def stages(self) -> tuple[int, ...]:
@@ -143,6 +161,14 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
             check_ids(tokens.ids, self.codebook_sizes)
         with torch.no_grad():
             return self._decode(tokens)
+
+    def reconstruct(self, pixels: Float[Tensor, "b 3 t h w"]) -> Reconstruction:
+        """Encode, quantize and decode with gradients, for training.
+
+        Raises:
+            UnsupportedError: this tokenizer is trained by an objective of its own.
+        """
+        raise UnsupportedError(f"{type(self).__name__} is not trained by reconstruction alone")
 
     def codes_at(self, quality: int | None) -> int:
         """Codes a token at a quality.

@@ -16,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from smalti.errors import ConfigError, UnsupportedError
-from smalti.evaluation.judges import IMAGENET_DEVIATION, IMAGENET_MEAN
 from smalti.reducers.hosts import find
 from smalti.reducers.hosts.base import weighted_mean
 from smalti.reducers.hosts.handle import Handle
+from smalti.training.losses.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from smalti.errors import IntegrityError
-from smalti.evaluation.weights import Published, wheel
+from smalti.training.corpora.published import Published, wheel
 
 
 @pytest.fixture

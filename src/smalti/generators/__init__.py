@@ -1,0 +1,1 @@
+"""Noise, a class, text or the past become tokens."""

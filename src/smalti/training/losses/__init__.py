@@ -1,0 +1,1 @@
+"""What objectives are composed of: distances of pictures, discriminators at work, alignment."""
