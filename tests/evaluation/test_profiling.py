@@ -149,7 +149,7 @@ def test_what_cannot_be_profiled_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedError, match="hot reads"):
         profile("hot")
     with pytest.raises(ConfigError, match="picture-s"):
-        profile("ponet", tokens=[16], repeats=1)
+        profile("ponet", "lra-listops", tokens=[16], repeats=1)
     with pytest.raises(ConfigError, match="over 1e-09 s a run"):
         profile("mixers", tokens=[16], width=32, heads=2, cap=1e-9)
     with pytest.raises(ConfigError, match="presets"):

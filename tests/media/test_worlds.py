@@ -25,6 +25,7 @@ from smalti.media.worlds import (
     render,
     seeds,
 )
+from smalti.media.worlds import scene as scene_module
 from smalti.media.worlds.paint import SHAPES
 
 WORLD = World(48, 64, 16, things=(1, 4))
@@ -227,9 +228,13 @@ def test_mistakes_are_named() -> None:
         World(things=(3, 2))
     with pytest.raises(ConfigError, match="seed"):
         World().scene(-1)
-    with pytest.raises(ConfigError, match="fewer things"):
-        World(16, 300, things=(6, 6), plots=("passes",), kinds=("ring",)).scene(0)
     with pytest.raises(ConfigError, match="purple"):
         VOCABULARY.encode(["a purple square"])
     with pytest.raises(ConfigError, match="fit"):
         VOCABULARY.encode(["a red square rests"], 4)
+
+
+def test_a_world_without_room_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scene_module, "TRIES", 0)
+    with pytest.raises(ConfigError, match="fewer things"):
+        World().scene(0)

@@ -1,7 +1,7 @@
 """Small classifiers for claims about backbones: one way to train them, to test them, to tell the rows.
 
 ```
-Fashion-MNIST ─► pixels [n 3 1 h w] in [0, 1], label ─► a backbone's `classify`, or a plain ViT's ─► learn, right
+Fashion-MNIST ─► pixels [n 3 1 h w] in [0, 1], labels ─► `learn` a backbone or a plain ViT ─► `right`
 ```
 Every contender of a seed sees the same pictures in the same order, at the same rate.
 """
@@ -26,9 +26,7 @@ Naming = Callable[[Tensor], Float[Tensor, "b k"]]  # inputs → logits
 TRAINING, TESTING, BATCH = 60_000, 10_000, 32
 
 
-def cluttered(
-    split: str, index: Int[Tensor, "n"]
-) -> tuple[Float[Tensor, "n 3 1 48 48"], Int[Tensor, "n"]]:
+def cluttered(split: str, index: Int[Tensor, "n"]) -> tuple[Float[Tensor, "n 3 1 48 48"], Int[Tensor, "n"]]:
     """Clothes on clutter, 48 pixels a side."""
     pictures, labels, _ = clothes(split, index)
     return pictures[:, :, None] + 0.5, labels

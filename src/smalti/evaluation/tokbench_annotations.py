@@ -5,8 +5,8 @@ text.json  [{file_name, height, width, annotations: [{rec, bbox [4], ratio}]}]  
 face.json  [{image_name, img_height, img_width, faces: [{kps [5][2], box [4], ratio}]}] ┴─► Annotated
 ```
 
-Coordinates are pixels of the picture at its own size; boxes are left, top, right, bottom. The ratio is the scale of a word or face: it does not
-change when the picture is resized together with its boxes.
+Coordinates are pixels of the picture at its own size; boxes are left, top, right, bottom. The ratio is the
+scale of a word or face: it does not change when the picture is resized together with its boxes.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class BertEncoder(nn.Module):
         """Through all blocks, each beside what it remembers; and what they remember then."""
         grown = []
         for number, block in enumerate(self.blocks):
-            x, seen = block.step(x, bias, None if memory is None else memory[number])
+            x, seen = block.step(x, bias, None if memory is None else memory[number])  # pyright: ignore[reportCallIssue]
             grown.append(seen)
         return x, grown
 
@@ -158,9 +158,9 @@ class BertEncoder(nn.Module):
             added = added.expand(len(x), -1, -1, -1)
         total = x.new_zeros(x.shape[:2], dtype=torch.float32)
         for block in self.blocks:
-            q, k, _ = block.attn.split(x)
+            q, k, _ = block.attn.split(x)  # pyright: ignore[reportCallIssue]
             total = total + received(q, k, q.shape[-1] ** -0.5, added, "all") * q.shape[2]
-            x, _ = block.step(x, bias)
+            x, _ = block.step(x, bias)  # pyright: ignore[reportCallIssue]
         return total
 
 

@@ -67,7 +67,7 @@ class CausalConv3d(nn.Conv3d):
         )
         self.time_pad = time_pad
 
-    def forward(self, x: Float[Tensor, "b c t h w"], state: State | None = None) -> Tensor:
+    def forward(self, x: Float[Tensor, "b c t h w"], state: State | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The next part's output; of the whole when no state is given."""
         before = self.kernel_size[0] - 1
         past = None if state is None else state.get(self)

@@ -86,7 +86,7 @@ def shrink_time(channels: int, pad: Pad) -> CausalConv3d:
     with torch.no_grad():
         conv.weight.zero_()
         conv.weight[range(channels), range(channels), 1:] = 1.0
-    nn.init.zeros_(conv.bias)
+    nn.init.zeros_(conv.bias)  # pyright: ignore[reportArgumentType]
     return conv
 
 
@@ -116,7 +116,7 @@ class EnlargeTime(nn.Module):
         self.conv = nn.Conv3d(channels, 2 * channels, 1)
         with torch.no_grad():
             self.conv.weight[..., 0, 0, 0] = torch.eye(channels).repeat_interleave(2, 0)
-            nn.init.zeros_(self.conv.bias)
+            nn.init.zeros_(self.conv.bias)  # pyright: ignore[reportArgumentType]
 
     def forward(self, x: Float[Tensor, "b c t h w"], state: State | None = None) -> Tensor:
         """The next part."""

@@ -248,14 +248,14 @@ class Denoiser(nn.Module):
         for number, level in enumerate(self.down):
             if number < self.conditions:
                 x = torch.cat([x, context[number]], 1)
-            x = level.mix(x, state, embedded)
+            x = level.mix(x, state, embedded)  # pyright: ignore[reportCallIssue]
             kept.append(x)
-            x = level.step(x, state)
+            x = level.step(x, state)  # pyright: ignore[reportCallIssue]
         x = self.attention(self.before(x, state, embedded))
         x = self.after(x, state, embedded)
         for level in self.up:
             beside = kept.pop()
             if x.shape[2:] != beside.shape[2:]:
                 x = F.interpolate(x.float(), beside.shape[2:], mode="nearest").to(x.dtype)
-            x = level.step(level.mix(torch.cat([x, beside], 1), state, embedded), state)
+            x = level.step(level.mix(torch.cat([x, beside], 1), state, embedded), state)  # pyright: ignore[reportCallIssue]
         return self.leave(self.norm(x), state)

@@ -2,7 +2,7 @@
 
 ```
 pixels [b 3 t h w] ─► patches:      convolutions of stride 2 ─────────────────────► a logit a patch
-                   ─► style:        residual blocks, halved each ─► batch's spread ─► a logit a frame
+                   ─► style:        residual blocks, halved each ─► batch's spread ─► a logit a frame or clip
                    ─► transformer:  tubes ─► blocks ──────────────────────────────► a logit a tube
                         └─► features of every layer, for feature matching
 ```
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from smalti.errors import ConfigError, nearest
 from smalti.nn.transformer import Block
 
-KINDS = ("patch", "patch-3d", "style", "transformer")
+KINDS = ("patch", "patch-3d", "style", "style-3d", "transformer", "transformer-3d")
 
 
 @dataclass(frozen=True)
@@ -81,43 +81,51 @@ class PatchDiscriminator(nn.Module):
 
 
 class _Halving(nn.Module):
-    def __init__(self, enter: int, leave: int) -> None:
+    def __init__(self, enter: int, leave: int, dims: Literal[2, 3]) -> None:
         super().__init__()
-        self.first, self.second = nn.Conv2d(enter, enter, 3, padding=1), nn.Conv2d(enter, leave, 3, padding=1)
-        self.skip = nn.Conv2d(enter, leave, 1, bias=False)
+        convolution = nn.Conv2d if dims == 2 else nn.Conv3d
+        self.first, self.second = convolution(enter, enter, 3, 1, 1), convolution(enter, leave, 3, 1, 1)
+        self.skip = convolution(enter, leave, 1, bias=False)
+        self.halve = nn.AvgPool2d(2) if dims == 2 else nn.AvgPool3d(2, ceil_mode=True)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = F.leaky_relu(self.second(F.leaky_relu(self.first(x), 0.2)), 0.2)
-        return (F.avg_pool2d(inner, 2) + self.skip(F.avg_pool2d(x, 2))) / math.sqrt(2)
+        return (self.halve(inner) + self.skip(self.halve(x))) / math.sqrt(2)
 
 
 class StyleDiscriminator(nn.Module):
-    """The residual discriminator of StyleGAN2 (Karras et al., 2020), on frames of any size.
+    """The residual discriminator of StyleGAN2 (Karras et al., 2020), on frames or clips of any size.
 
     Args:
         width: channels at full size; doubled with every halving, up to `most`.
         depth: halvings.
         most: channels.
+        dims: 2 judges every frame by itself, 3 clips, halved in time as well (MAGVIT: Yu et al., 2023).
     """
 
-    def __init__(self, width: int = 32, depth: int = 4, most: int = 512) -> None:
+    def __init__(self, width: int = 32, depth: int = 4, most: int = 512, dims: Literal[2, 3] = 2) -> None:
         super().__init__()
+        self.dims = dims
+        convolution = nn.Conv2d if dims == 2 else nn.Conv3d
         widths = [min(width * 2**i, most) for i in range(depth + 1)]
-        self.enter = nn.Conv2d(3, widths[0], 1)
-        self.blocks = nn.ModuleList(_Halving(a, b) for a, b in pairwise(widths))
-        self.mix = nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1)
+        self.enter = convolution(3, widths[0], 1)
+        self.blocks = nn.ModuleList(_Halving(a, b, dims) for a, b in pairwise(widths))
+        self.mix = convolution(widths[-1] + 1, widths[-1], 3, padding=1)
         self.leave = nn.Linear(widths[-1], 1)
 
     def forward(self, pixels: Float[Tensor, "b 3 t h w"]) -> Judgement:
-        """A logit a frame; the spread over the batch tells it when all reconstructions look alike."""
-        x = F.leaky_relu(self.enter(rearrange(pixels * 2 - 1, "b c t h w -> (b t) c h w")), 0.2)
+        """A logit a frame, or a clip; the spread over the batch tells when all reconstructions look alike."""
+        x = pixels * 2 - 1
+        if self.dims == 2:
+            x = rearrange(x, "b c t h w -> (b t) c h w")
+        x = F.leaky_relu(self.enter(x), 0.2)
         features = []
         for block in self.blocks:
             x = block(x)
             features.append(x)
         spread = x.float().var(0, correction=0).add(1e-8).sqrt().mean()
         x = torch.cat([x, spread.to(x).expand(len(x), 1, *x.shape[2:])], 1)
-        x = F.leaky_relu(self.mix(x), 0.2).mean((2, 3))
+        x = F.leaky_relu(self.mix(x), 0.2).flatten(2).mean(2)
         return Judgement(self.leave(x), tuple(features))
 
 
@@ -139,7 +147,10 @@ class TransformerDiscriminator(nn.Module):
         self.norm, self.leave = nn.LayerNorm(dim), nn.Linear(dim, 1)
 
     def forward(self, pixels: Float[Tensor, "b 3 t h w"]) -> Judgement:
-        """A logit a tube."""
+        """A logit a tube; the last frame stands for those that a short clip lacks."""
+        missing = self.enter.kernel_size[0] - pixels.shape[2]
+        if missing > 0:
+            pixels = torch.cat([pixels, pixels[:, :, -1:].expand(-1, -1, missing, -1, -1)], 2)
         maps = self.enter(pixels * 2 - 1)
         x = rearrange(maps + self.place(maps), "b c t h w -> b (t h w) c")
         features = []
@@ -150,11 +161,12 @@ class TransformerDiscriminator(nn.Module):
 
 
 def discriminator(kind: str, width: int, depth: int) -> nn.Module:
-    """A discriminator by name: "patch", "patch-3d", "style" or "transformer".
+    """A discriminator by name: "patch", "patch-3d", "style", "style-3d", "transformer" or "transformer-3d".
 
     Raises:
         ConfigError: another name.
     """
+    heads = max(width // 64, 1)
     match kind:
         case "patch":
             return PatchDiscriminator(width, depth)
@@ -162,8 +174,10 @@ def discriminator(kind: str, width: int, depth: int) -> nn.Module:
             return PatchDiscriminator(width, depth, dims=3)
         case "style":
             return StyleDiscriminator(width, depth)
+        case "style-3d":
+            return StyleDiscriminator(width, depth, dims=3)
         case "transformer":
-            return TransformerDiscriminator(dim=width, depth=depth, heads=max(width // 64, 1))
-    raise ConfigError(
-        f"no discriminator {kind!r}: {nearest(kind, ('patch', 'patch-3d', 'style', 'transformer'))}"
-    )
+            return TransformerDiscriminator(dim=width, depth=depth, heads=heads)
+        case "transformer-3d":
+            return TransformerDiscriminator((4, 8, 8), width, depth, heads)
+    raise ConfigError(f"no discriminator {kind!r}: {nearest(kind, KINDS)}")

@@ -44,7 +44,7 @@ class PlaceConvolution(nn.Conv3d):
         super().__init__(dim, dim, 3, padding=(0, 1, 1), groups=dim)
         self.causal, self.scrambled = causal, scrambled
 
-    def forward(self, x: Grid, state: State | None = None) -> Grid:
+    def forward(self, x: Grid, state: State | None = None) -> Grid:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Of the next part; of the whole when no state is given."""
         if not self.scrambled:
             return self._convolved(x, state)

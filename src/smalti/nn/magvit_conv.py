@@ -29,9 +29,10 @@ class ClipConv3d(nn.Conv3d):
     """A convolution that looks both ways in time, with zeros beyond the clip; takes no state."""
 
     def __init__(self, channels: int, out: int, kernel: tuple[int, int, int], bias: bool = True) -> None:
-        super().__init__(channels, out, kernel, padding=[side // 2 for side in kernel], bias=bias)
+        frames, rows, columns = (side // 2 for side in kernel)
+        super().__init__(channels, out, kernel, padding=(frames, rows, columns), bias=bias)
 
-    def forward(self, x: Float[Tensor, "b c t h w"], state: State | None = None) -> Tensor:
+    def forward(self, x: Float[Tensor, "b c t h w"], state: State | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The whole clip; the state is not used."""
         return super().forward(x)
 
@@ -50,7 +51,7 @@ class PooledGroupNorm(nn.GroupNorm):
         super().__init__(groups, channels, EPSILON, affine)
         self.pooled = pooled
 
-    def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
+    def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Normalised."""
         if self.pooled == "clip":
             return super().forward(x)

@@ -42,7 +42,7 @@ class ContinuousBias(nn.Module):
 
         The network runs once for every offset there is, not for every pair.
         """
-        weight = self.net[0].weight
+        weight = next(self.net.parameters())
         steps = [torch.arange(1 - length, length, device=weight.device) for length in size]
         offsets = torch.stack(torch.meshgrid(*steps, indexing="ij"), -1).flatten(0, -2)
         table = self.net((offsets.sign() * offsets.abs().log1p()).to(weight.dtype))

@@ -258,8 +258,8 @@ class VideoSwin(nn.Module):
         """Maps of every stage before it merges, the last one behind the norm."""
         maps, found = self.embed(video), []
         for stage in self.stages:
-            found.append(stage.mix(maps))
-            maps = stage.merge(found[-1])
+            found.append(stage.mix(maps))  # pyright: ignore[reportCallIssue]
+            maps = stage.merge(found[-1])  # pyright: ignore[reportCallIssue]
         return [*found[:-1], self.norm(found[-1])]
 
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b t2 h2 w2 c"]:

@@ -199,7 +199,7 @@ class PlainLevel(nn.Module):
         self, channels: int, out: int, blocks: int, halve: bool = False, double: bool = False
     ) -> None:
         super().__init__()
-        self.halve, self.double = halve, double
+        self.halve, self.double = halve, double  # pyright: ignore[reportAttributeAccessIssue]
         self.block = nn.ModuleList(
             ResidualConv(channels if number == 0 else out, out, maskgit=True) for number in range(blocks)
         )

@@ -94,5 +94,5 @@ class UViT(nn.Module):
             earlier.append(x)
         x = self.mid_block(x)
         for block in self.out_blocks:
-            x = block.join(x, earlier.pop())
+            x = block.join(x, earlier.pop())  # pyright: ignore[reportCallIssue]
         return self.norm(x)

@@ -69,7 +69,9 @@ class FSQ(VectorwiseQuantizer):
         config = self.config
         least = 3 if config.margin >= 0 else 2  # the range must reach beyond half a level
         if not config.levels or min(config.levels) < least:
-            raise ConfigError(f"levels {config.levels} must be {least} or more each; `lfq` takes two a channel")
+            raise ConfigError(
+                f"levels {config.levels} must be {least} or more each; `lfq` takes two a channel"
+            )
         self.dim, self.codebook_sizes = len(config.levels), (math.prod(config.levels),)
         basis = [math.prod(config.levels[:channel]) for channel in range(self.dim)]
         self.register_buffer("levels", torch.tensor(config.levels), persistent=False)

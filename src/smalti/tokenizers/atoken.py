@@ -23,6 +23,7 @@ from smalti.quantizers.grouped import GroupedConfig
 from smalti.quantizers.variational import VariationalConfig
 from smalti.registry import Official, Paper, replace, system
 from smalti.tokenizers.atoken_transformer import DECODER, ENCODER, SetPooling, SetTransformer
+from smalti.tokenizers.base import Reconstruction
 from smalti.tokenizers.extent import fit, grid_tokens
 from smalti.tokenizers.grids import GridTokenizer
 from smalti.tokens import Tokens
@@ -78,8 +79,8 @@ class Seen(NamedTuple):
     posterior: PackedSets
 
 
-class Reconstruction(NamedTuple):
-    """What training needs of a pass: patches as they came back, the latents, and what was seen."""
+class ATokenOutput(NamedTuple):
+    """What a forward pass gives: patches as they came back, the latents, and what was seen."""
 
     patches: PackedSets
     quantized: Quantized
@@ -215,11 +216,26 @@ class AToken(GridTokenizer):
             found.append(clip[:, : None if frames is None else frames[number]] / 2 + 0.5)
         return found
 
-    def forward(self, batch: PackedSets) -> Reconstruction:
+    def forward(self, batch: PackedSets) -> ATokenOutput:
         """Sets there and back, with gradients."""
         seen = self.see(batch)
         quantized = self.quantize(seen.posterior.features)
-        return Reconstruction(self.rebuild(batch.holding(quantized.values)), quantized, seen)
+        return ATokenOutput(self.rebuild(batch.holding(quantized.values)), quantized, seen)
+
+    def round_trip(
+        self, pixels: Float[Tensor, "b 3 f y x"]
+    ) -> tuple[Float[Tensor, "b 3 f y x"], ATokenOutput]:
+        """Pictures or clips of any size there and back, with gradients, and all that was found on the way."""
+        period, rows, columns = self.config.patch
+        padded, source = fit(pixels, (period if pixels.shape[2] > 1 else 1, rows, columns))
+        passed = self(self.packing(list(padded)))
+        clips = torch.stack(self.clips(passed.patches, [source.frames] * len(pixels)))
+        return clips[..., : source.height, : source.width], passed
+
+    def reconstruct(self, pixels: Float[Tensor, "b 3 f y x"]) -> Reconstruction:
+        """Both ways with gradients, in [0, 1] and of any size."""
+        rebuilt, (_, quantized, _) = self.round_trip(pixels)
+        return Reconstruction(rebuilt, quantized.loss, {k: v.mean() for k, v in quantized.stats.items()})
 
     @staticmethod
     def text_logits(

@@ -130,6 +130,8 @@ class CDT(CausalTokenizer):
         ConfigError: a configuration whose levels do not fit.
     """
 
+    kept: Tensor
+
     def __init__(self, config: CDTConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or CDTConfig()

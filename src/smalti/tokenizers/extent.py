@@ -69,9 +69,10 @@ def grid_tokens(codes: Tensor, source: Source, compression: tuple[int, int, int]
         ),
     ]
     coords = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(1, -1, 3).float()
-    flat = codes.flatten(1, 3)
+    flat, continuous = codes.flatten(1, 3), codes.is_floating_point()
     return Tokens(
-        **{"values" if codes.is_floating_point() else "ids": flat},
+        values=flat if continuous else None,
+        ids=None if continuous else flat,
         coords=coords.expand(batch, -1, -1),
         mass=torch.ones(batch, coords.shape[1], device=codes.device),
         grid=(grid[0], grid[1], grid[2]),

@@ -19,7 +19,9 @@ from smalti.nn.transformer import Block
 from smalti.quantizers.base import Quantized
 from smalti.quantizers.vq import VectorQuantizerConfig
 from smalti.registry import Official, Paper, replace, system
+from smalti.tokenizers.base import Reconstruction
 from smalti.tokenizers.tiled import TiledTokenizer
+from smalti.tokenizers.tiling import cut_tiles, join_tiles
 
 CODEBOOK = VectorQuantizerConfig(8192, 16, learn="gradient", normalize=True, temperature=0.03)
 
@@ -54,8 +56,8 @@ class LARPConfig:
         return self.frames // frames, self.size // rows, self.size // columns
 
 
-class Reconstruction(NamedTuple):
-    """What training needs of a pass.
+class LARPOutput(NamedTuple):
+    """What a forward pass gives.
 
     Attributes:
         clips: as they came back.
@@ -165,10 +167,21 @@ class LARP(TiledTokenizer):
         pattern = "b (t h w) (p q r c) -> b c (t p) (h q) (w r)"
         return rearrange(self.to_pixels(self.norm(drawn)), pattern, t=t, h=h, w=w, p=p, q=q, r=r)
 
-    def forward(self, clips: Float[Tensor, "b 3 t s r"]) -> Reconstruction:
+    def forward(self, clips: Float[Tensor, "b 3 t s r"]) -> LARPOutput:
         """Tiles there and back, with gradients."""
         quantized = self.quantize(self.read(clips))
-        return Reconstruction(self.write(quantized.values), quantized)
+        return LARPOutput(self.write(quantized.values), quantized)
+
+    def round_trip(self, pixels: Float[Tensor, "b 3 f y x"]) -> tuple[Float[Tensor, "b 3 f y x"], Quantized]:
+        """Pixels of any size there and back, with gradients, and the tokens of their tiles [m k c]."""
+        tiles, source = cut_tiles(pixels, self.compression)
+        passed = self(tiles)
+        return join_tiles(passed.clips, source), passed.quantized
+
+    def reconstruct(self, pixels: Float[Tensor, "b 3 f y x"]) -> Reconstruction:
+        """Both ways with gradients, of any size, tile by tile; the prior is its objective's."""
+        rebuilt, quantized = self.round_trip(pixels)
+        return Reconstruction(rebuilt, quantized.loss, {k: v.mean() for k, v in quantized.stats.items()})
 
     def codebook(self) -> Float[Tensor, "k c"]:
         """Every code as the prior sees it, of length 1 and without a gradient."""

@@ -108,7 +108,7 @@ class MagvitEncoder(nn.Module):
         """Latents [b bits t' h' w'] of the next part."""
         x = self.enter(x, state)
         for number, level in enumerate(self.levels):
-            for block in level:
+            for block in level:  # pyright: ignore[reportGeneralTypeIssues]
                 x = block(x, state)
             if number < len(self.down):
                 x = self.down[number](x, state)
@@ -146,7 +146,7 @@ class MagvitDecoder(nn.Module):
             x = block(x, state)
         for number, level in enumerate(self.levels):
             x = self.adaptive[number](x, codes, state)
-            for block in level:
+            for block in level:  # pyright: ignore[reportGeneralTypeIssues]
                 x = block(x, state)
             if number < len(self.up):
                 x = self.up[number](x, state)

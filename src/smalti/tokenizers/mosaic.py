@@ -162,13 +162,14 @@ class Mosaic(Tokenizer):
     """
 
     causal = True
+    chunk: int  # pyright: ignore[reportIncompatibleVariableOverride]
     still: Tensor
 
     def __init__(self, config: MosaicConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or MosaicConfig()
         self.compression = (FRAMES, config.patch, config.patch)
-        self.chunk = config.chunk
+        self.chunk = config.chunk  # pyright: ignore[reportIncompatibleVariableOverride]
         self.quantizer = ResidualFSQ(config.quantizer)
         self.codebook_sizes = self.quantizer.codebook_sizes
         self.picture = Path(1, config)

@@ -245,7 +245,8 @@ def _codes_of(state: Mapping[str, Tensor]) -> tuple[QuantizerConfig, dict[str, T
         }
         return LFQConfig(bits, group_bits=min(bits, 18), commitment=0.0), found
     codes = told(state, "vq._codebook.embed")[0]
-    config = VectorQuantizerConfig(*codes.shape, normalize=True, decay=0.8, commitment=1.0)
+    size, dim = codes.shape
+    config = VectorQuantizerConfig(size, dim, normalize=True, decay=0.8, commitment=1.0)
     counts, sums = state.get("vq._codebook.cluster_size"), state.get("vq._codebook.embed_avg")
     return config, {
         "quantizer.codebook": codes,

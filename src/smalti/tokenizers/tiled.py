@@ -51,8 +51,10 @@ class TiledTokenizer(Tokenizer):
         tiles = rearrange(padded, "b c (g t) (y s) (x r) -> (b g y x) c t s r", t=t, s=s, r=r)
         codes = torch.cat([self.encode_tiles(some) for some in tiles.split(AT_ONCE)])
         codes = rearrange(codes, "(b m) k c -> b (k m) c", b=len(pixels))
+        continuous = codes.is_floating_point()
         return Tokens(
-            **{"values" if codes.is_floating_point() else "ids": codes},
+            values=codes if continuous else None,
+            ids=None if continuous else codes,
             coords=self._centres(source, codes),
             source=source,
         )

@@ -31,6 +31,7 @@ SEGMENT = 4  # tokens a side that are pooled
 COMPRESSED = 25  # tokens that look the others up
 STRIP = 4  # ratio of the sides of the map that strip attention asks
 SAMPLE = 256  # tokens that a hash is learned from
+ITERATIONS = 10  # of learning each of its bits; how good they are costs nothing
 
 
 class Called(nn.Module):
@@ -75,7 +76,7 @@ def _windowed(mixer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _hashed(width: int, heads: int) -> nn.Module:
-    attention = EcoFormerAttention(width, heads, Hashing())
+    attention = EcoFormerAttention(width, heads, Hashing(iterations=ITERATIONS))
     attention.fit_hash(values(SAMPLE, width))
     return Called(attention, _on_grid)
 
@@ -85,10 +86,12 @@ class Mixer:
     """Attributes:
     build: from width, heads and tokens.
     note: what is in it, and what is not.
+    by_length: it is built anew for every number of tokens.
     """
 
     build: Callable[[int, int, int], nn.Module]
     note: str
+    by_length: bool = False
 
 
 PLAIN = "fused attention"
@@ -116,6 +119,7 @@ MIXERS = {
     "state space": Mixer(
         lambda width, heads, n: StateSpaceLayer(width, length=n),
         "S4's, made for the length: its kernel is computed anew at every call; one direction",
+        by_length=True,
     ),
     "strip attention": Mixer(
         lambda width, heads, n: Called(StripSelfAttention(width, heads, STRIP), _on_grid),
@@ -141,11 +145,12 @@ def mixers(width: int, heads: int, seed: int = 0) -> list[Contender]:
             return mixer.build(width, heads, tokens).eval().requires_grad_(False)
 
     def contender(name: str, mixer: Mixer) -> Contender:
+        first = build(mixer, SAMPLE)
+
         def prepare(tokens: int) -> Call:
-            module, x = build(mixer, tokens), values(tokens, width)
+            module, x = build(mixer, tokens) if mixer.by_length else first, values(tokens, width)
             return lambda: module(x)
 
-        parameters = sum(p.numel() for p in build(mixer, SAMPLE).parameters())
-        return Contender(name, parameters, prepare, mixer.note)
+        return Contender(name, sum(p.numel() for p in first.parameters()), prepare, mixer.note)
 
     return [contender(name, mixer) for name, mixer in MIXERS.items()]

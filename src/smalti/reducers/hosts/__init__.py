@@ -1,6 +1,7 @@
-"""Reducers in models that other people wrote: `smalti.reduce(model, "tome", keep=0.5)`.
+"""Reducers in models that other people wrote, and in ours: `smalti.reduce(model, "tome", keep=0.5)`.
 
-`timm.py`, `transformers.py` and `open_clip.py` know one library each, and none of them is imported here.
+`timm.py`, `transformers.py` and `open_clip.py` know one library each, `smalti_backbones.py` our own models;
+none of them is imported here.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def reduce(
         logits = model(images)
     ```
     Args:
-        model: a vision model of timm, transformers or open_clip.
+        model: a vision model of timm, transformers or open_clip, or one of our backbones of plain blocks.
         reducer: a name that `smalti.systems("reducers")` knows, or a reducer.
         preset: of the reducer.
         keep: share of the tokens that is left after the last block.
@@ -80,6 +81,8 @@ def find(model: nn.Module) -> Host:
         from smalti.reducers.hosts.transformers import HOSTS
     elif "open_clip" in library:
         from smalti.reducers.hosts.open_clip import HOSTS
+    elif "smalti" in library:
+        from smalti.reducers.hosts.smalti_backbones import HOSTS
     else:
         HOSTS = ()
     for host in HOSTS:
@@ -89,6 +92,6 @@ def find(model: nn.Module) -> Host:
     raise UnsupportedError(
         f"no host knows {type(inner).__module__}.{type(inner).__name__}: looked for vision transformers of "
         "timm (VisionTransformer, Eva, Swin), transformers (ViT, DeiT, DINOv2, DINOv3, CLIP, SigLIP, "
-        "VideoMAE, ViViT: bare, classifiers, two towers, backbones, masked modeling) and "
-        "open_clip (VisionTransformer, and timm's)"
+        "VideoMAE, ViViT: bare, classifiers, two towers, backbones, masked modeling), "
+        "open_clip (VisionTransformer, and timm's) and smalti (t2t-vit, tokenformer, vivit-adapter)"
     )

@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from smalti.errors import ConfigError
 from smalti.nn.discriminators import discriminator
 
 DECAY = 0.99  # of the running means of logits
@@ -22,15 +24,23 @@ LARGEST = 1e4  # adaptive weight
 class AdversarialOptions:
     """Attributes:
     weight: of the tokenizer's adversarial loss; 0: there is no discriminator.
-    kind: "patch", "patch-3d", "style" or "transformer".
+    kind: "patch", "style" or "transformer", of frames; "patch-3d", "style-3d" or "transformer-3d", of clips.
     width, depth: of the discriminator.
     loss: "hinge", or "logistic" (non-saturating).
     adaptive: scale the weight so that the adversarial gradient is as long as that of the distances
         (Esser et al., 2021), measured at the reconstruction.
     lecam: weight of the pull of logits towards each other's running mean (Tseng et al., 2021).
     matching: weight of the distance of the discriminator's features.
+    r1: weight γ of γ/2 · |slope of the logits at originals|² (Mescheder et al., 2018).
+    r1_every: steps from one such penalty to the next, which counts for all of them (Karras et al., 2020).
+    smoothing: deviation of random labels: 1 - |n| for originals, |n| for reconstructions, |n| at most twice
+        the deviation; of the logistic loss.
     start: step at which it joins.
+    every: the discriminator learns in one of so many steps.
     rate: learning rate of the discriminator, as a factor.
+
+    Raises:
+        ConfigError: labels to smooth, but a hinge loss, which has none; periods below one step.
     """
 
     weight: float = 0.0
@@ -41,8 +51,18 @@ class AdversarialOptions:
     adaptive: bool = True
     lecam: float = 0.0
     matching: float = 0.0
+    r1: float = 0.0
+    r1_every: int = 16
+    smoothing: float = 0.0
     start: int = 0
+    every: int = 1
     rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.smoothing and self.loss == "hinge":
+            raise ConfigError("smoothing: a hinge loss has no labels; take loss: logistic")
+        if min(self.every, self.r1_every) < 1:
+            raise ConfigError(f"every {self.every} and r1_every {self.r1_every}: 1 is the least")
 
 
 class Adversarial(nn.Module):
@@ -72,7 +92,7 @@ class Adversarial(nn.Module):
         rebuilt: Float[Tensor, "b 3 t h w"],
         distance: Float[Tensor, ""],
     ) -> dict[str, Tensor]:
-        """Losses to be added: `discriminator`, `adversarial`, and where asked `lecam` and `matching`.
+        """Losses to be added: `discriminator`, `adversarial`, and where asked `lecam`, `r1` and `matching`.
 
         Args:
             pixels, rebuilt: originals, and reconstructions with a gradient.
@@ -81,30 +101,52 @@ class Adversarial(nn.Module):
         options = self.options
         if self.training:
             self.step += 1
-        if int(self.step) <= options.start:
+        turn = int(self.step) - options.start - 1
+        if turn < 0:
             return {}
-        wanted, seen = self.discriminator(pixels), self.discriminator(rebuilt.detach())
-        losses = {"discriminator": self._separate(wanted.logits, seen.logits)}
-        if options.lecam:
-            losses["lecam"] = options.lecam * self._lecam(wanted.logits.float(), seen.logits.float())
+        losses = self._lesson(pixels, rebuilt.detach(), turn) if turn % options.every == 0 else {}
         with _held_still(self.discriminator):
             judged = self.discriminator(rebuilt)
-            deceived = (
-                -judged.logits.float().mean()
-                if options.loss == "hinge"
-                else F.softplus(-judged.logits.float()).mean()
-            )
+            logits = judged.logits.float()
+            deceived = -logits.mean() if options.loss == "hinge" else F.softplus(-logits).mean()
             if options.matching:
-                pairs = zip(judged.features, wanted.features, strict=True)
-                apart = torch.stack([(a - b.detach()).abs().mean() for a, b in pairs])
-                losses["matching"] = options.matching * apart.mean()
+                with torch.no_grad():
+                    wanted = self.discriminator(pixels).features
+                apart = [(a - b).abs().mean() for a, b in zip(judged.features, wanted, strict=True)]
+                losses["matching"] = options.matching * torch.stack(apart).mean()
         weight = options.weight * (self._adaptive(distance, deceived, rebuilt) if options.adaptive else 1.0)
         return losses | {"adversarial": weight * deceived}
 
+    def _lesson(self, pixels: Tensor, rebuilt: Tensor, turn: int) -> dict[str, Tensor]:
+        """What moves the discriminator."""
+        options = self.options
+        real, fake = (self.discriminator(x).logits.float() for x in (pixels, rebuilt))
+        losses = {"discriminator": self._separate(real, fake)}
+        if options.lecam:
+            losses["lecam"] = options.lecam * self._lecam(real, fake)
+        if options.r1 and self.training and turn // options.every % options.r1_every == 0:
+            losses["r1"] = options.r1 / 2 * options.r1_every * self._steepness(pixels)
+        return losses
+
     def _separate(self, real: Tensor, fake: Tensor) -> Tensor:
         if self.options.loss == "hinge":
-            return (F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean()) / 2
-        return (F.softplus(-real.float()).mean() + F.softplus(fake.float()).mean()) / 2
+            return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+        off, on = (self._uncertain(logits) for logits in (real, fake))
+        judge = F.binary_cross_entropy_with_logits
+        return (judge(real, 1 - off) + judge(fake, on)) / 2
+
+    def _uncertain(self, logits: Tensor) -> Tensor:
+        deviation = self.options.smoothing
+        if not deviation:
+            return torch.zeros_like(logits)
+        return (deviation * torch.randn_like(logits)).abs().clamp(max=2 * deviation)
+
+    def _steepness(self, pixels: Tensor) -> Tensor:
+        seen = pixels.detach().requires_grad_()
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            logits = self.discriminator(seen).logits.float()
+            (slope,) = torch.autograd.grad(logits.sum(), seen, create_graph=True)
+        return slope.float().square().flatten(1).sum(1).mean()
 
     def _lecam(self, real: Tensor, fake: Tensor) -> Tensor:
         if self.training:

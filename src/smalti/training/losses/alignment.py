@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,16 +13,21 @@ class Alignment(nn.Module):
     """1 − cosine of projected latents and frozen features, over tokens that are laid over each other.
 
     ```
-    latents [b n d] ─► linear, SiLU, linear ─► to the features' count ─► cosine with features [b m f]
+    latents [b n d] ─► linear, SiLU, …, linear ─► to the features' count ─► cosine with features [b m f]
     ```
     Args:
         dim: channels of latents.
         features: channels of the frozen network's tokens.
+        layers: linear ones, at least one; those inside are four times as wide as latents.
     """
 
-    def __init__(self, dim: int, features: int) -> None:
+    def __init__(self, dim: int, features: int, layers: int = 2) -> None:
         super().__init__()
-        self.project = nn.Sequential(nn.Linear(dim, 4 * dim), nn.SiLU(), nn.Linear(4 * dim, features))
+        widths = [dim, *[4 * dim] * (layers - 1), features]
+        parts: list[nn.Module] = []
+        for enter, leave in pairwise(widths):
+            parts += [nn.Linear(enter, leave), nn.SiLU()]
+        self.project = nn.Sequential(*parts[:-1])
 
     def forward(self, latents: Float[Tensor, "b n d"], wanted: Float[Tensor, "b m f"]) -> Float[Tensor, ""]:
         """Tokens are resampled along their order where counts differ."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from smalti.errors import ConfigError, nearest
+from smalti.nn.gram_loss import gram_loss
 from smalti.training.losses.vgg import VGG16, Trunk, apart
 
 EDGE = 0.1  # of the logit-Laplace's range: pixels are squeezed into [0.1, 0.9] (Ramesh et al., 2021)
@@ -60,7 +60,7 @@ class Perceptual(nn.Module):
 
     ```
     pixels ──► trunk ──► unit vectors a, rebuilt ──► b     distance: heads · (a − b)², mean over positions
-                                                            gram:     (aᵀa − bᵀb)², mean over channels
+                                                            gram:     (aᵀa − bᵀb)², `nn.gram_loss`
     ```
     Without `heads` every channel counts alike, and the distance is not LPIPS. With the heads and the trunk of
     LPIPS, which a user may have, it is.
@@ -94,19 +94,12 @@ class Perceptual(nn.Module):
         with torch.no_grad():
             wanted = self.trunk(_frames(pixels))
         found = self.trunk(_frames(rebuilt))
-        gram = torch.stack(
-            [(_gram(a) - _gram(b)).square().mean() for a, b in zip(wanted, found, strict=True)]
-        )
+        gram = gram_loss(found, wanted)
         if self.heads is not None:
             factors = [head.to(wanted[0]).clamp(min=0).sqrt() for head in self.heads]
             wanted, found = (tuple(m * f for m, f in zip(x, factors, strict=True)) for x in (wanted, found))
-        return apart(wanted, found).mean(), gram.sum()
+        return apart(wanted, found).mean(), gram
 
 
 def _frames(pixels: Pixels) -> Float[Tensor, "n 3 h w"]:
     return rearrange(pixels, "b c t h w -> (b t) c h w")
-
-
-def _gram(maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c c"]:
-    flat = maps.flatten(2)
-    return flat @ flat.mT / math.sqrt(flat.shape[1]) / flat.shape[2]

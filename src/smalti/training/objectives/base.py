@@ -9,10 +9,24 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from smalti.errors import ConfigError
 from smalti.training.parts import Parts
 from smalti.training.sources.base import Source
 
 objective = Parts("objective", "smalti.training.objectives")
+MEDIA = ("pictures", "clips")  # keys of a batch that hold pixels [b 3 t h w]
+
+
+def media(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The pixels of a batch; what else it holds tells of them.
+
+    Raises:
+        ConfigError: neither pictures nor clips.
+    """
+    found = {name: batch[name] for name in MEDIA if name in batch}
+    if not found:
+        raise ConfigError(f"a batch of {', '.join(batch) or 'nothing'}: pictures or clips are needed")
+    return found
 
 
 @dataclass(frozen=True)
