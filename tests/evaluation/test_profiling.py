@@ -145,6 +145,13 @@ def test_a_backbone_stands_beside_a_plain_transformer() -> None:
     assert "mJ" in plot(result)
 
 
+def test_a_model_without_the_contract_of_backbones_is_measured_as_well() -> None:
+    plain, ours = profile("stvit", "deit-t", tokens=[64], threads=[1], repeats=1).lines
+    assert ours.points[0].flops > 0
+    assert ours.points[0].joules is None
+    assert plain.parameters == pytest.approx(ours.parameters, rel=0.1)
+
+
 def test_what_cannot_be_profiled_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedError, match="hot reads"):
         profile("hot")

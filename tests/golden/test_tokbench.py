@@ -56,9 +56,8 @@ def test_buckets_and_means_at_every_setting(case: Case):
     for setting, text in case.about["text_aggregate"].items():
         found = scores(rows(case), faces, int(setting))
         near = {"abs": case.tolerance, "nan_ok": True}
-        assert [
-            list(pair) for pair in zip(BOUNDS[int(setting)]["text"], BOUNDS[int(setting)]["text"][1:])
-        ] == [list(map(float, pair)) for pair in text["buckets"]]
+        edges = BOUNDS[int(setting)]["text"]
+        assert [[*pair] for pair in pairwise(edges)] == text["buckets"]
         assert list(found.accuracy.counts) == list(found.string.counts) == text["counts"]
         assert found.accuracy.means == pytest.approx(text["acc"], **near)
         assert found.string.means == pytest.approx(text["ned"], **near)

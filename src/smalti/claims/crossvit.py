@@ -20,18 +20,20 @@ from smalti.training.corpora.fashion import fashion
 SIDE, FINE, COARSE, HEADS = 48, 6, 12, 2
 SHAPES = (0, 1, 3, 8, 9)  # t-shirt, trouser, dress, bag, boot
 PERIODS, TURNS = (3.0, 5.0), 2  # pixels of a texture's wave; along rows or columns
+KINDS = TURNS * len(PERIODS)
+CLASSES = len(SHAPES) * KINDS
 CROSS, APART, ALONE_FINE, ALONE_COARSE = "CrossViT", "without exchange", "fine alone", "coarse alone"
 LONGER = (196, 392, 784)
 
 
 def textured(split: str, index: Int[Tensor, "n"]) -> tuple[Float[Tensor, "n 3 1 48 48"], Int[Tensor, "n"]]:
-    """Clothes of five shapes, of fine stripes of four kinds and any phase; a class is a shape and its stripes."""
+    """Clothes of five shapes with fine stripes of four kinds, of any phase; a class is both together."""
     pictures, labels = fashion("train" if split == "train" else "test")
     places = torch.isin(labels, torch.tensor(SHAPES)).nonzero()[:, 0]
     chosen = places[index % len(places)]
     shape = torch.searchsorted(torch.tensor(SHAPES), labels[chosen])
     generator = torch.Generator().manual_seed(int(index[0]))
-    kind = torch.randint(TURNS * len(PERIODS), (len(index),), generator=generator)
+    kind = torch.randint(KINDS, (len(index),), generator=generator)
     phase = torch.rand(len(index), generator=generator)
     things = F.interpolate(pictures[chosen], (SIDE, SIDE), mode="bilinear", align_corners=False)
     along = torch.arange(SIDE) / torch.tensor(PERIODS)[kind // TURNS, None] + phase[:, None]
@@ -40,7 +42,7 @@ def textured(split: str, index: Int[Tensor, "n"]) -> tuple[Float[Tensor, "n 3 1 
     stripes = torch.where(upright, wave[:, :, None], wave[:, None, :])
     noise = 0.1 * torch.rand(len(index), 1, SIDE, SIDE, generator=generator)
     seen = things * stripes[:, None] + noise
-    return seen.clamp(0, 1)[:, :, None].expand(-1, 3, -1, -1, -1), shape * TURNS * len(PERIODS) + kind
+    return seen.clamp(0, 1)[:, :, None].expand(-1, 3, -1, -1, -1), shape * KINDS + kind
 
 
 class Apart(MultiScaleBlock):
@@ -54,9 +56,9 @@ class Apart(MultiScaleBlock):
 def contender(name: str) -> CrossViT | PlainViT:
     """Two branches, or a ViT on one size of patches of about as many multiply-adds."""
     if name == ALONE_FINE:
-        return _with_classes(PlainViT(SIDE, FINE, 48, 4, HEADS), 48)
+        return PlainViT(SIDE, FINE, 48, 4, HEADS, CLASSES)
     if name == ALONE_COARSE:
-        return _with_classes(PlainViT(SIDE, COARSE, 72, 8, HEADS), 72)
+        return PlainViT(SIDE, COARSE, 72, 8, HEADS, CLASSES)
     config = CrossViTConfig(
         dims=(32, 64),
         depths=((1, 2, 0),) * 3,
@@ -64,16 +66,11 @@ def contender(name: str) -> CrossViT | PlainViT:
         patches=(FINE, COARSE),
         sizes=(SIDE, SIDE),
         drop_path=0.0,
-        classes=len(SHAPES) * TURNS * len(PERIODS),
+        classes=CLASSES,
     )
     model = CrossViT(config)
     if name == APART:
         model.blocks = nn.ModuleList(Apart(config, depth, [0.0] * max(depth)) for depth in config.depths)
-    return model
-
-
-def _with_classes(model: PlainViT, dim: int) -> PlainViT:
-    model.vit.head = nn.Linear(dim, len(SHAPES) * TURNS * len(PERIODS))
     return model
 
 
@@ -123,9 +120,9 @@ def crossvit(lab: Lab) -> Finding:
 
     return Finding(
         statements={
-            "two branches with exchange beat either size of patches alone at no fewer multiply-adds": (
+            "two branches with exchange beat one size of patches at as many multiply-adds (to 2 %)": (
                 accuracy[CROSS] > max(accuracy[ALONE_FINE], accuracy[ALONE_COARSE])
-                and min(cost[ALONE_FINE], cost[ALONE_COARSE]) >= cost[CROSS]
+                and min(cost[ALONE_FINE], cost[ALONE_COARSE]) >= 0.98 * cost[CROSS]
             ),
             "they beat the same two branches without exchange": accuracy[CROSS] > accuracy[APART],
             "the exchange grows by the number of patches (power below 1.05), attention among all faster": (
@@ -135,12 +132,12 @@ def crossvit(lab: Lab) -> Finding:
         },
         figure="accuracy "
         + ", ".join(f"{name} {value:.3f} ({cost[name]:.1f} M)" for name, value in accuracy.items())
-        + f"; power of patches {powers[0]:.2f} against {powers[1]:.2f}; the exchange is {100 * share:.1f} % of "
-        "CrossViT-S",
+        + f"; power of patches {powers[0]:.2f} against {powers[1]:.2f}; the exchange is {100 * share:.1f} % "
+        "of CrossViT-S",
         rows=rows,
         data="Fashion-MNIST of five shapes with four kinds of fine stripes, 48 pixels: 20 classes",
-        notes=f"The paper trains on ImageNet for 300 epochs; here patches of {FINE} and {COARSE} pixels, three "
-        f"exchanges, {steps} steps. Shape and stripes can each be told by one branch, so that even branches "
-        "without exchange, whose logits are averaged, can in principle name the class.",
+        notes=f"The paper trains on ImageNet for 300 epochs; here patches of {FINE} and {COARSE} pixels, "
+        f"three exchanges, {steps} steps. Shape and stripes can each be told by one branch, so that "
+        "branches without exchange, whose logits are averaged, can in principle name the class.",
         draw=draw,
     )

@@ -103,7 +103,7 @@ def count_of_few(block: Any, few: Tensor) -> int:
 def lookupvit(lab: Lab) -> Finding:
     """Models of the same blocks, width and steps: with and without looking, and one for all grids."""
     rows: list[dict[str, Any]] = []
-    steps, count = lab.some(500, 2), lab.some(1000, 20)
+    steps, count = lab.some(400, 2), lab.some(1000, 20)
     for seed in lab.seeds:
 
         def told(name: str, model: Any, naming: Any, seed: int = seed, grid: str = "") -> None:

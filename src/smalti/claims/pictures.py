@@ -52,13 +52,15 @@ class PlainViT(nn.Module):
         dim: channels.
         depth: blocks.
         heads: that divide the channels.
+        classes: of the head.
     """
 
-    def __init__(self, side: int, patch: int, dim: int, depth: int, heads: int) -> None:
+    def __init__(self, side: int, patch: int, dim: int, depth: int, heads: int, classes: int = 10) -> None:
         super().__init__()
-        self.vit = small_vit(img_size=side, patch_size=patch, embed_dim=dim, depth=depth, num_heads=heads)
+        sizes = {"img_size": side, "patch_size": patch, "embed_dim": dim, "depth": depth}
+        self.vit = small_vit(**sizes, num_heads=heads, num_classes=classes)
 
-    def classify(self, pictures: Float[Tensor, "b 3 1 h w"]) -> Float[Tensor, "b 10"]:
+    def classify(self, pictures: Float[Tensor, "b 3 1 h w"]) -> Float[Tensor, "b k"]:
         """Logits of pictures, normalised as the backbones do."""
         mean, deviation = (torch.tensor(numbers).view(3, 1, 1) for numbers in (MEAN, DEVIATION))
         return self.vit((pictures[:, :, 0] - mean) / deviation)
@@ -124,7 +126,7 @@ def mean(rows: Sequence[Mapping[str, Any]], number: str, **which: Any) -> float:
     return sum(found) / len(found)
 
 
-def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+def exponent(sizes: Sequence[float | int], costs: Sequence[float | int]) -> float:
     """Power of the size by which a cost grows: the slope of a line through their logarithms."""
     x, y = (torch.tensor([math.log(number) for number in numbers]) for numbers in (sizes, costs))
     x = x - x.mean()

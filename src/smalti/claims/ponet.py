@@ -133,7 +133,7 @@ def seconds(repeats: int) -> dict[str, list[float]]:
 def ponet(lab: Lab) -> Finding:
     """The same two blocks with other mixers, and with PoNet's short of a part; time of a training step."""
     rows: list[dict[str, Any]] = []
-    steps, count = lab.some(350, 2), lab.some(1000, 20)
+    steps, count = lab.some(300, 2), lab.some(1000, 20)
     for seed in lab.seeds:
         for name in MIXERS:
             torch.manual_seed(seed)

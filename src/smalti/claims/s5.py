@@ -12,9 +12,10 @@ from torch import Tensor
 from smalti.backbones.s5 import S5, S5Config
 from smalti.backbones.s5_training import parameter_groups, selective_loss, share_loss, task_loss
 from smalti.claims.base import Finding, Lab, claim
+from smalti.registry import replace
 
 LENGTH, DIM, STEPS, BATCH = 256, 32, 500, 32
-EVENTS = 4  # kinds of them
+EVENTS, TIMES = 2, 4  # kinds of them; how many there are before the cue, and behind it
 SIZE = 3.0  # of planted tokens, in deviations of the noise
 DENSE, GUIDED, ALONE, RANDOM = "all tokens", "half, guided", "half, each by itself", "half at random"
 
@@ -22,28 +23,26 @@ DENSE, GUIDED, ALONE, RANDOM = "all tokens", "half, guided", "half, each by itse
 def sequences(
     count: int, generator: torch.Generator, length: int = LENGTH
 ) -> tuple[Float[Tensor, "b n 32"], Int[Tensor, "b"], Int[Tensor, "b p"]]:
-    """Noise with planted tokens: all events in any order, a cue before the last one. The class is its kind.
+    """Noise with planted tokens: four of one kind, a cue, four of one kind. The class is the latter's kind.
 
     Returns:
-        The tokens, the class, and the places of the cue and of the event behind it.
+        The tokens, the class, and the places of the cue and of the events behind it.
     """
     codebook = SIZE * torch.randn(EVENTS + 1, DIM, generator=torch.Generator().manual_seed(7))
     tokens = torch.randn(count, length, DIM, generator=generator)
-    planted = EVENTS + 1
-    places = torch.rand(count, length, generator=generator).argsort(1)[:, :planted].sort(1).values
-    order = torch.rand(count, EVENTS, generator=generator).argsort(1)
-    kinds = torch.cat([order[:, :-1], torch.full((count, 1), EVENTS), order[:, -1:]], 1)
+    places = torch.rand(count, length, generator=generator).argsort(1)[:, : 2 * TIMES + 1].sort(1).values
+    before, behind = torch.randint(EVENTS, (2, count, 1), generator=generator)
+    cue = torch.full((count, 1), EVENTS)
+    kinds = torch.cat([before.expand(-1, TIMES), cue, behind.expand(-1, TIMES)], 1)
     tokens.scatter_add_(1, places[..., None].expand(-1, -1, DIM), codebook[kinds])
-    return tokens, order[:, -1], places[:, -2:]
+    return tokens, behind[:, 0], places[:, TIMES:]
 
 
 def network(method: str) -> S5:
     """Two blocks of S4, with or without a mask."""
     keep = 1.0 if method == DENSE else 0.5
     return S5(
-        S5Config(
-            DIM, DIM, 2, LENGTH, EVENTS, state=16, dropout=0.0, keep=keep, guided=method == GUIDED
-        )
+        S5Config(DIM, DIM, 2, LENGTH, EVENTS, state=16, dropout=0.0, keep=keep, guided=method == GUIDED)
     )
 
 
@@ -71,9 +70,17 @@ def train(method: str, steps: int, seed: int) -> S5:
 
 
 @torch.no_grad()
-def judge(model: S5, method: str, count: int) -> dict[str, float]:
-    """Accuracy on new sequences, and the share of the cue and of the events behind it that was kept."""
+def judge(model: S5, method: str, count: int, masking: Any = "zero") -> dict[str, float]:
+    """Accuracy on new sequences, and the share of the cue and of the events behind it that was kept.
+
+    Args:
+        model: a trained one.
+        method: by which it was trained.
+        count: of sequences.
+        masking: tokens are set to "zero", as in training, or left out ("drop").
+    """
     generator = torch.Generator().manual_seed(12345)
+    model.config = replace(model.config, {"masking": masking})
     tokens, classes, places = sequences(count, generator)
     logits = torch.randn(count, LENGTH, 2, generator=generator) if method == RANDOM else None
     features, masked = model.read(tokens, logits)

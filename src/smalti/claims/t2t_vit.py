@@ -72,7 +72,7 @@ def reached(soft: bool) -> int:
 def t2t_vit(lab: Lab) -> Finding:
     """Equal blocks, width and steps on tokens of either kind; and hard patches with blocks for the price."""
     rows: list[dict[str, Any]] = []
-    steps, count = lab.some(400, 2), lab.some(2000, 20)
+    steps, count = lab.some(350, 2), lab.some(1000, 20)
     example = torch.zeros(1, 3, 1, SIDE, SIDE)
     names = (PERFORMER, TRANSFORMER, HARD, DEEP)
     for seed in lab.seeds:

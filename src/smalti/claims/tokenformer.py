@@ -70,8 +70,8 @@ def tokenformer(lab: Lab) -> Finding:
             torch.manual_seed(seed)
             model, naming = begun(name, small)
             learn(model, naming, clothes, steps // part, seed + 1000)
-            accuracy, loss = judged(naming, clothes, count)
-            rows.append({"model": name, "part": part, "seed": seed, "loss": loss, "accuracy": accuracy})
+            accuracy, lost = judged(naming, clothes, count)
+            rows.append({"model": name, "part": part, "seed": seed, "loss": lost, "accuracy": accuracy})
 
     def loss(name: str, part: int) -> float:
         return mean(rows, "loss", model=name, part=part)

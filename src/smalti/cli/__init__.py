@@ -26,6 +26,7 @@ COMMANDS = {
     "trim": "A token file of lower quality, without decoding",
     "compare": "One picture through Smalti and the classical codecs at equal bytes",
     "evaluate": "A tokenizer's figures beside the classical codecs",
+    "leaderboard": "Tokenizers that were evaluated on the same data, in one table",
     "tokbench": "Words still legible, faces still recognisable behind tokenizers",
     "reduce": "A pretrained model on fewer tokens: what it costs, and which patches became one",
     "audit": "What fewer tokens cost and save, for many reducers and budgets",

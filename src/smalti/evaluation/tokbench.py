@@ -128,7 +128,7 @@ class TokBench:
         return replace(annotated, words=tuple(words))
 
     def measure(
-        self, original: Picture, reconstruction: Picture, annotated: Annotated, setting: int
+        self, original: Picture, reconstruction: Tensor, annotated: Annotated, setting: int
     ) -> tuple[list[TextRow], list[FaceRow]]:
         """A row for every word and face of one picture that a bucket of the setting takes.
 

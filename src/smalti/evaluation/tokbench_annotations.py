@@ -22,8 +22,9 @@ from smalti.errors import FormatError
 TEXT_FILE = "text.json"
 FACE_FILE = "face.json"
 
-Box = tuple[float, float, float, float]
-Points = tuple[tuple[float, float], ...]
+Number = int | float
+Box = tuple[Number, Number, Number, Number]
+Points = tuple[tuple[Number, Number], ...]
 
 
 class Word(NamedTuple):
@@ -165,7 +166,7 @@ def _face_picture(entry: dict[str, Any]) -> Annotated:
     return Annotated(entry["image_name"], height, width, faces=tuple(faces))
 
 
-def _box(numbers: list[float]) -> Box:
+def _box(numbers: list[Number]) -> Box:
     left, top, right, bottom = map(float, numbers)
     return left, top, right, bottom
 
@@ -174,4 +175,4 @@ def _long_side(box: Box) -> float:
     left, top, right, bottom = box
     if right <= left or bottom <= top:
         raise FormatError(f"the box {box} has no area: it is left, top, right, bottom")
-    return max(right - left, bottom - top)
+    return float(max(right - left, bottom - top))

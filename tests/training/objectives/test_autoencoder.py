@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from smalti.errors import ConfigError
+from smalti.nn.discriminators import KINDS
+from smalti.quantizers.lfq import LFQConfig
 from smalti.tokenizers.base import Reconstruction
 from smalti.tokenizers.grids import GridTokenizer
 from smalti.training.losses.adversarial import Adversarial, AdversarialOptions
@@ -83,7 +85,7 @@ def test_what_is_frozen_stays() -> None:
     assert len(objective.parameter_groups()[0]["params"]) == 2
 
 
-@pytest.mark.parametrize("kind", ["patch", "patch-3d", "style", "transformer"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("loss", ["hinge", "logistic"])
 def test_a_discriminator_learns_the_difference_and_its_loss_moves_it_alone(kind: str, loss: str) -> None:
     torch.manual_seed(0)
@@ -183,3 +185,36 @@ def test_alignment_falls_when_latents_hold_the_features() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
+
+
+class Binary(Linear):
+    """With a quantizer of three bits, which asks for entropies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quantizer = LFQConfig(8, entropy=0.1).build()
+
+    def reconstruct(self, pixels: Tensor) -> Reconstruction:
+        found = self.quantizer(self.encode_grid(pixels))
+        return Reconstruction(self.decode_grid(found.values), found.loss)
+
+
+def test_entropies_are_annealed_once_a_batch() -> None:
+    options = AutoencoderOptions(pixel_weight=0.0, entropy_start=3.0, entropy_steps=2)
+    objective = AutoencoderObjective(Binary(), options).train()
+    both = {**batch(), "clips": batch()["pictures"]}
+    totals = [objective(both).total.item() for _ in range(4)]
+    assert totals[0] - totals[1] == pytest.approx(totals[1] - totals[2], abs=1e-5)
+    assert totals[0] != pytest.approx(totals[2])
+    assert totals[2] == totals[3]
+    with pytest.raises(ConfigError, match="no quantizer with an entropy"):
+        AutoencoderObjective(Linear(), options)(batch())
+
+
+def test_what_else_a_batch_holds_is_not_taken_for_pixels() -> None:
+    objective = AutoencoderObjective(Linear())
+    given = {**batch(), "features": torch.randn(2, 4, 8)}
+    assert objective(given).parts.keys() == objective(batch()).parts.keys()
+    assert objective.samples(given).shape == (2, 2, 3, 16, 16)
+    with pytest.raises(ConfigError, match="pictures or clips are needed"):
+        objective({"features": torch.randn(2, 4, 8)})

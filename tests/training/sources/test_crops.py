@@ -124,3 +124,23 @@ def test_an_empty_corpus_is_refused_and_no_other_fetched(tmp_path, monkeypatch) 
 )
 def test_the_shorter_side_is_scaled_down_and_never_up(size, side: int, wanted) -> None:
     assert scaled(*size, side) == wanted
+
+
+def test_pictures_and_clips_take_turns(corpora) -> None:
+    both = Crops(CONFIG, *corpora)
+    turns = Crops(dataclasses.replace(CONFIG, alternate=True), *corpora)
+    assert [list(turns.batch(step)) for step in range(4)] == [["pictures"], ["clips"]] * 2
+    assert torch.equal(turns.batch(2)["pictures"], both.batch(2)["pictures"])
+    with pytest.raises(ConfigError, match="pictures and clips to alternate"):
+        CropConfig(clips=0, alternate=True)
+
+
+def test_crops_grow_from_batch_to_batch(corpora) -> None:
+    crops = Crops(dataclasses.replace(CONFIG, crop=8, growth=((3, 16), (5, 24))), *corpora)
+    sides = [{tuple(pixels.shape[3:]) for pixels in crops.batch(step).values()} for step in range(7)]
+    assert sides == [{(8, 8)}] * 3 + [{(16, 16)}] * 2 + [{(24, 24)}] * 2
+    assert min(min(p.shape[:2]) for p in crops.pictures) >= 24
+    with pytest.raises(ConfigError, match="40 pixels a side"):
+        Crops(dataclasses.replace(CONFIG, pictures=0, growth=((3, 40),)), *corpora)
+    with pytest.raises(ConfigError, match="in order"):
+        CropConfig(growth=((5, 16), (3, 24)))

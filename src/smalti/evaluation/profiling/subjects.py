@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+import re
 
 import torch
 
 from smalti import registry
-from smalti.backbones.base import Backbone
 from smalti.backbones.ecoformer import ADD, MULTIPLY
 from smalti.errors import ConfigError, UnsupportedError
 from smalti.evaluation.profiling.contender import Call, Contender, clip_shape, pixels
@@ -19,6 +17,7 @@ from smalti.nn.flops import count_flops
 
 MIXERS = "mixers"
 WIDTH, HEADS = 384, 6
+PIXELS = r"'b 3 ([t1] )?h w'"  # as signatures write them
 FRAMES = 8  # of a clip, for backbones of video whose configuration names no number
 
 
@@ -52,22 +51,28 @@ def contenders(
 def _backbone(name: str, preset: str | None) -> list[Contender]:
     card = registry.card(name, "backbones")
     source = str(next(iter(list(inspect.signature(card.cls.forward).parameters.values())[1:])).annotation)
-    if not issubclass(card.cls, Backbone) or "3 t h w" not in source:
-        raise UnsupportedError(f"{name} reads {source}, not pixels [b 3 t h w]: its cost cannot be profiled")
+    axes = re.search(PIXELS, source)
+    if axes is None:
+        raise UnsupportedError(f"{name} reads {source}, not pixels: its cost cannot be profiled")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = registry.create(name, preset, room="backbones").eval().requires_grad_(False)
-        plain = plain_of(model.params()).eval().requires_grad_(False)
-    frames = getattr(model.config, "frames", None)
+        parameters = sum(p.numel() for p in model.parameters())
+        plain = plain_of(parameters).eval().requires_grad_(False)
+    frames = getattr(getattr(model, "config", None), "frames", None)
     if frames is None:
         frames = FRAMES if "video" in card.tags and "image" not in card.tags else 1
+    if axes[1] != "t ":
+        frames = 1
 
-    def prepared(module: Any) -> Callable[[int], Call]:
-        def prepare(tokens: int) -> Call:
-            clip = pixels(tokens, frames)
-            return lambda: module(clip)
+    def prepare(tokens: int) -> Call:
+        clip = pixels(tokens, frames)
+        source = clip if axes[1] else clip[:, :, 0]
+        return lambda: model(source)
 
-        return prepare
+    def prepare_plain(tokens: int) -> Call:
+        clip = pixels(tokens, frames)
+        return lambda: plain(clip)
 
     counted = hasattr(model, "energy")
 
@@ -83,14 +88,14 @@ def _backbone(name: str, preset: str | None) -> list[Contender]:
         Contender(
             "plain transformer",
             sum(p.numel() for p in plain.parameters()),
-            prepared(plain),
+            prepare_plain,
             f"{depth} blocks of {width} channels and {width // HEAD} heads, fused attention over all tokens",
             plain_energy if counted else None,
         ),
         Contender(
             name,
-            model.params(),
-            prepared(model),
+            parameters,
+            prepare,
             f"preset {preset or next(iter(card.presets))}, on {seen}; parameters include those of its heads",
             energy if counted else None,
         ),

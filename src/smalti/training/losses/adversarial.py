@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -13,16 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from smalti.errors import ConfigError
+from smalti.errors import ConfigError, nearest
 from smalti.nn.discriminators import discriminator
 
 DECAY = 0.99  # of the running means of logits
 LARGEST = 1e4  # adaptive weight
+LOSSES = ("hinge", "logistic")
 
 
 @dataclass(frozen=True)
 class AdversarialOptions:
-    """Attributes:
+    """Steps are counted pass by pass: a batch of pictures and clips is two.
+
+    Attributes:
     weight: of the tokenizer's adversarial loss; 0: there is no discriminator.
     kind: "patch", "style" or "transformer", of frames; "patch-3d", "style-3d" or "transformer-3d", of clips.
     width, depth: of the discriminator.
@@ -40,14 +42,14 @@ class AdversarialOptions:
     rate: learning rate of the discriminator, as a factor.
 
     Raises:
-        ConfigError: labels to smooth, but a hinge loss, which has none; periods below one step.
+        ConfigError: an unknown loss; labels to smooth, but a hinge loss, which has none; periods below one.
     """
 
     weight: float = 0.0
     kind: str = "patch"
     width: int = 64
     depth: int = 3
-    loss: Literal["hinge", "logistic"] = "hinge"
+    loss: str = "hinge"
     adaptive: bool = True
     lecam: float = 0.0
     matching: float = 0.0
@@ -59,6 +61,8 @@ class AdversarialOptions:
     rate: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise ConfigError(f"no adversarial loss {self.loss!r}: {nearest(self.loss, LOSSES)}")
         if self.smoothing and self.loss == "hinge":
             raise ConfigError("smoothing: a hinge loss has no labels; take loss: logistic")
         if min(self.every, self.r1_every) < 1:
@@ -94,6 +98,8 @@ class Adversarial(nn.Module):
     ) -> dict[str, Tensor]:
         """Losses to be added: `discriminator`, `adversarial`, and where asked `lecam`, `r1` and `matching`.
 
+        Those that move the discriminator are missing in steps in which it does not learn.
+
         Args:
             pixels, rebuilt: originals, and reconstructions with a gradient.
             distance: what the tokenizer minimises else; the adaptive weight is measured against it.
@@ -104,23 +110,25 @@ class Adversarial(nn.Module):
         turn = int(self.step) - options.start - 1
         if turn < 0:
             return {}
-        losses = self._lesson(pixels, rebuilt.detach(), turn) if turn % options.every == 0 else {}
+        learns = turn % options.every == 0
+        wanted = self.discriminator(pixels) if learns or options.matching else None
+        losses = {}
+        if learns and wanted is not None:
+            losses = self._lesson(pixels, wanted.logits.float(), rebuilt.detach(), turn)
         with _held_still(self.discriminator):
             judged = self.discriminator(rebuilt)
             logits = judged.logits.float()
             deceived = -logits.mean() if options.loss == "hinge" else F.softplus(-logits).mean()
-            if options.matching:
-                with torch.no_grad():
-                    wanted = self.discriminator(pixels).features
-                apart = [(a - b).abs().mean() for a, b in zip(judged.features, wanted, strict=True)]
+            if options.matching and wanted is not None:
+                pairs = zip(judged.features, wanted.features, strict=True)
+                apart = [(a - b.detach()).abs().mean() for a, b in pairs]
                 losses["matching"] = options.matching * torch.stack(apart).mean()
         weight = options.weight * (self._adaptive(distance, deceived, rebuilt) if options.adaptive else 1.0)
         return losses | {"adversarial": weight * deceived}
 
-    def _lesson(self, pixels: Tensor, rebuilt: Tensor, turn: int) -> dict[str, Tensor]:
+    def _lesson(self, pixels: Tensor, real: Tensor, rebuilt: Tensor, turn: int) -> dict[str, Tensor]:
         """What moves the discriminator."""
-        options = self.options
-        real, fake = (self.discriminator(x).logits.float() for x in (pixels, rebuilt))
+        options, fake = self.options, self.discriminator(rebuilt).logits.float()
         losses = {"discriminator": self._separate(real, fake)}
         if options.lecam:
             losses["lecam"] = options.lecam * self._lecam(real, fake)

@@ -39,10 +39,10 @@ class ATokenObjective(AutoencoderObjective):
                           the bottleneck's own: 1e-8 KL to the standard normal, or none ┘
     ```
     Media take turns where the source says so (`crops` with `alternate`), and turns of one step add up with
-    `accumulate`. The quantizer is the tokenizer's: KL without levels, FSQ with. `teacher [b d]`, a frozen
-    SigLIP's vectors of the pictures, and `texts [k d]`, of texts, in a batch, teach `pooled`; without them its
-    head is not trained. Deviations: perceptual and Gram distances are of VGG16 features of unit length that
-    are not LPIPS'; no CLIP perceptual distance, and no sigmoid loss of clips and texts.
+    `accumulate`. The quantizer is the tokenizer's: KL without levels, FSQ with. `teacher [b d]` and
+    `texts [k d]` in a batch, a frozen SigLIP's vectors of its pictures and of texts, teach `pooled`; without
+    them its head is not trained. Deviations: perceptual and Gram distances are of VGG16 features of length
+    1 that are not LPIPS'; no CLIP perceptual distance, and no sigmoid loss of clips and texts.
 
     Args:
         tokenizer: continuous or discrete.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from smalti.errors import ConfigError
+from smalti.errors import ConfigError, nearest
 from smalti.nn.flow_sampling import logit_normal, mode_scaled
 from smalti.tokenizers.flextok import FlexTok
 from smalti.tokenizers.tiling import cut_tiles
@@ -18,22 +18,25 @@ from smalti.training.objectives.autoencoder import before_and_after
 from smalti.training.objectives.base import Loss, Objective, media, objective
 from smalti.training.objectives.freezing import Frozen
 
+ERRORS = ("velocity", "latents")
+TIMES = ("logit-normal", "stratified", "mode-scaled")
+
 
 @dataclass(frozen=True)
 class FlexTokOptions:
     """Attributes:
-    error: measured of the velocity, or of the clean latents that it leads to: the same times the share of
-        noise, squared, so that nearly clean latents count little.
-    times: how shares of noise are drawn: sigmoids of normal draws, those spread evenly over a batch, or
-        uniform ones bent to the middle.
-    mode_scale: how much "mode-scaled" ones are bent.
+    error: measured of the "velocity", or of the clean "latents" that it leads to: the same times the share
+        of noise, squared, so that nearly clean latents count little.
+    times: how shares of noise are drawn: "logit-normal", sigmoids of normal draws; "stratified", those spread
+        evenly over a batch; "mode-scaled", uniform ones bent to the middle.
+    mode_scale: how much the last ones are bent.
     features: channels of a frozen network's tokens of the pictures, the batch's `features [b m f]`; 0: none.
     alignment: weight of 1 - cosine of the decoder's features and those.
     layers: of the network between them.
     """
 
-    error: Literal["velocity", "latents"] = "velocity"
-    times: Literal["logit-normal", "stratified", "mode-scaled"] = "logit-normal"
+    error: str = "velocity"
+    times: str = "logit-normal"
     mode_scale: float = 1.29
     features: int = 0
     alignment: float = 1.0
@@ -67,10 +70,9 @@ class FlexTokObjective(Objective):
         super().__init__()
         self.tokenizer = tokenizer
         self.options = options = options or FlexTokOptions()
-        if options.error not in ("velocity", "latents"):
-            raise ConfigError(f"no error of {options.error!r}: take velocity or latents")
-        if options.times not in ("logit-normal", "stratified", "mode-scaled"):
-            raise ConfigError(f"no times {options.times!r}: take logit-normal, stratified or mode-scaled")
+        for name, known in (("error", ERRORS), ("times", TIMES)):
+            if (value := getattr(options, name)) not in known:
+                raise ConfigError(f"no {name} {value!r}: {nearest(value, known)}")
         width = tokenizer.config.resampler.decoder_dim
         self.align = Alignment(width, options.features, options.layers) if options.features else None
         self._frozen = Frozen(tokenizer, ("autoencoder",) if tokenizer.autoencoder is not None else ())

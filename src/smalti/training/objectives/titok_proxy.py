@@ -1,4 +1,4 @@
-"""What the first stage of TiTok and One-D-Piece minimises: the bits of a VQGAN's codes, told by the tokens."""
+"""What the first stage of TiTok and One-D-Piece minimises: the bits of a VQGAN's codes, given the tokens."""
 
 from __future__ import annotations
 
