@@ -80,12 +80,25 @@ def test_near_tokens_are_found_by_their_features_but_not_by_chance() -> None:
 
 
 def test_random_codes_stay_random_in_training() -> None:
-    model = ecoformer.coded(ecoformer.EcoFormer(ecoformer.SIZES), learned=False).train()
+    model = ecoformer.swapped_for(ecoformer.EcoFormer(ecoformer.SIZES), ecoformer.RANDOM).train()
     before = [attn.hash.planes.clone() for attn in ecoformer.attentions(model)]
     model(torch.rand(1, 3, 1, 48, 48)).pooled.sum().backward()
     after = [attn.hash.planes for attn in ecoformer.attentions(model)]
     assert len(before) == 3
     assert all(map(torch.equal, before, after))
+
+
+def test_every_contender_but_none_attends_in_the_stages_before_the_last() -> None:
+    model = ecoformer.EcoFormer(ecoformer.SIZES)
+    found = {
+        name: {type(block.attn).__name__ for stage in swapped.stages[:-1] for block in stage}
+        for name in (ecoformer.SOFTMAX, ecoformer.LEARNED, ecoformer.RANDOM, ecoformer.NONE)
+        for swapped in [ecoformer.swapped_for(model, name)]
+    }
+    coded = {"EcoFormerAttention"}
+    assert found == {"softmax": {"SharedAttention"}, "learned codes": coded, "random codes": coded} | {
+        "no attention": {"Nothing"}
+    }
 
 
 def test_a_vit_on_the_whole_grid_sees_every_patch_and_one_on_few_does_not() -> None:

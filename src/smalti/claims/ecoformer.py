@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from smalti.backbones.ecoformer import EcoFormer, EcoFormerConfig, swap_attention
-from smalti.backbones.ecoformer_blocks import EcoFormerAttention, Hashing, SharedAttention
+from smalti.backbones.ecoformer_blocks import EcoFormerAttention, Hashing, PyramidBlock, SharedAttention
 from smalti.claims.base import Finding, Lab, claim
-from smalti.claims.pictures import cluttered, exponent, learn, mean, of_features, right
+from smalti.claims.pictures import POINT, cluttered, exponent, learn, mean, of_features, right
 from smalti.evaluation.profiling.clock import race
 from smalti.nn.kernel_hash import Sign
 from smalti.registry import replace
@@ -28,7 +28,7 @@ SIZES = EcoFormerConfig(
 )
 TOKENS = (256, 512, 1024, 2048, 4096)
 NEAR = 10
-SOFTMAX, LEARNED, RANDOM = "softmax", "learned codes", "random codes"
+SOFTMAX, LEARNED, RANDOM, NONE = "softmax", "learned codes", "random codes", "no attention"
 
 
 class RandomSigns(nn.Module):
@@ -40,7 +40,7 @@ class RandomSigns(nn.Module):
         super().__init__()
         self.register_buffer("planes", torch.randn(heads, dim, bits))
 
-    def fit(self, x: Float[Tensor, "b h n d"]) -> Float[Tensor, "0"]:
+    def fit(self, x: Float[Tensor, "b h n d"]) -> Float[Tensor, "_"]:
         """Nothing."""
         return x.new_zeros(0)
 
@@ -49,15 +49,29 @@ class RandomSigns(nn.Module):
         return cast(Tensor, Sign.apply(x @ self.planes))
 
 
+class Nothing(nn.Module):
+    """What is left when attention adds nothing."""
+
+    def forward(self, x: Float[Tensor, "b n c"], size: tuple[int, int]) -> Float[Tensor, "b n c"]:
+        """Zeros."""
+        return torch.zeros_like(x)
+
+
 def attentions(model: EcoFormer) -> list[EcoFormerAttention]:
     """Those on codes, the finest first."""
     return [module for module in model.modules() if isinstance(module, EcoFormerAttention)]
 
 
-def coded(model: EcoFormer, learned: bool) -> EcoFormer:
-    """The model with attention on codes in the place of softmax."""
+def swapped_for(model: EcoFormer, name: str) -> EcoFormer:
+    """The model with a contender in the place of softmax in all stages but the last."""
+    if name in (SOFTMAX, NONE):
+        swapped = swap_attention(model, "shared")
+        for block in [module for module in swapped.modules() if isinstance(module, PyramidBlock)]:
+            if name == NONE and isinstance(block.attn, SharedAttention):
+                block.attn = Nothing()
+        return swapped
     swapped = swap_attention(model, "ecoformer")
-    if not learned:
+    if name == RANDOM:
         for attn in attentions(swapped):
             attn.hash = cast(
                 Any, RandomSigns(attn.heads, attn.to_v.out_features // attn.heads, SIZES.hashing.bits)
@@ -114,12 +128,12 @@ def ecoformer(lab: Lab) -> Finding:
         torch.manual_seed(seed)
         model = EcoFormer(replace(SIZES, {"hashing": Hashing(iterations=lab.some(100, 2))}))
         learn(model, of_features(model), cluttered, steps, seed)
-        for name in (SOFTMAX, LEARNED, RANDOM):
+        for name in (SOFTMAX, LEARNED, RANDOM, NONE):
             torch.manual_seed(seed)
-            tuned = swap_attention(model, "shared") if name == SOFTMAX else coded(model, name == LEARNED)
+            tuned = swapped_for(model, name)
             learn(tuned, of_features(tuned), cluttered, tuning, seed + 1000, 5e-4)
             row = {"codes": name, "seed": seed, "accuracy": right(of_features(tuned), cluttered, count)}
-            if name != SOFTMAX:
+            if name in (LEARNED, RANDOM):
                 row["near"] = neighbours(tuned, lab.some(50, 2))
             rows.append(row)
     taken = seconds(lab.some(7, 1))
@@ -134,7 +148,7 @@ def ecoformer(lab: Lab) -> Finding:
     energy = {name: pyramid.energy((1, 3, 1, 224, 224)).joules for name, pyramid in pyramids.items()}
     saved = 1 - energy[LEARNED] / energy[SOFTMAX]
     rows.append({"saved": saved, **energy})
-    accuracy = {name: mean(rows, "accuracy", codes=name) for name in (SOFTMAX, LEARNED, RANDOM)}
+    accuracy = {name: mean(rows, "accuracy", codes=name) for name in (SOFTMAX, LEARNED, RANDOM, NONE)}
     near = {name: mean(rows, "near", codes=name) for name in (LEARNED, RANDOM)}
 
     def draw(axes: Any) -> None:
@@ -148,10 +162,10 @@ def ecoformer(lab: Lab) -> Finding:
             "learned codes find more of the ten nearest tokens than random codes of as many bits": (
                 near[LEARNED] > near[RANDOM]
             ),
-            "after fine-tuning, learned codes lose less accuracy against softmax than random codes": (
-                accuracy[LEARNED] > accuracy[RANDOM]
+            "after fine-tuning, learned codes are at least 1 point better than random codes": (
+                accuracy[LEARNED] - POINT >= accuracy[RANDOM]
             ),
-            "learned codes come within 1 point of softmax": accuracy[LEARNED] >= accuracy[SOFTMAX] - 0.01,
+            "learned codes come within 1 point of softmax": accuracy[LEARNED] >= accuracy[SOFTMAX] - POINT,
             "PVTv2-B0 at 224 pixels takes at least 70 % less energy than with softmax": saved >= 0.7,
             "time grows linearly with the tokens (power below 1.2), softmax's beyond (above 1.5)": (
                 growth[LEARNED] < 1.2 and growth[SOFTMAX] > 1.5
@@ -166,6 +180,7 @@ def ecoformer(lab: Lab) -> Finding:
         data="Fashion-MNIST on clutter, 48 pixels; PVTv2 of three stages, trained here",
         notes=f"The paper fine-tunes ImageNet models for 30 epochs; here {steps} steps with softmax, then "
         f"{tuning} of fine-tuning for every contender, softmax included, {Hashing().bits} bits in two "
-        "stages of three. Energy is by the paper's model, 3.7 pJ a multiplication and 0.9 pJ an addition.",
+        "stages of three. How little is lost without any attention tells how little this task asks of it. "
+        "Energy is by the paper's model, 3.7 pJ a multiplication and 0.9 pJ an addition.",
         draw=draw,
     )

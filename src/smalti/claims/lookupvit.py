@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from smalti.backbones.lookupvit import Grid, LookupViT, LookupViTConfig
 from smalti.claims.base import Finding, Lab, claim
-from smalti.claims.pictures import bars, cluttered, exponent, learn, mean, right
+from smalti.claims.pictures import POINT, bars, cluttered, exponent, learn, mean, right
 from smalti.nn.flops import block_flops, count_flops
 from smalti.nn.transformer import Block
 from smalti.registry import create
@@ -143,15 +143,15 @@ def lookupvit(lab: Lab) -> Finding:
     return Finding(
         statements={
             "3×3 tokens that look are at least 3 points better than 3×3 resized tokens alone": alone["3×3"]
-            >= accuracy[FEW] + 0.03,
+            >= accuracy[FEW] + 3 * POINT,
             "5×5 tokens that look come within 2 points of a ViT on all tokens, at lower cost": (
-                alone["5×5"] >= accuracy[ALL] - 0.02 and cost["5×5"] < 1
+                alone["5×5"] >= accuracy[ALL] - 2 * POINT and cost["5×5"] < 1
             ),
-            "one model trained on all grids is more accurate the more tokens it is given": many["2×2"]
-            <= many["3×3"]
-            <= many["5×5"],
+            "one model trained on all grids is at least 1 point better with 5×5 tokens than with 2×2": (
+                many["5×5"] - POINT >= many["2×2"]
+            ),
             "it comes within 1 point of models trained on one grid": all(
-                many[name] >= alone[name] - 0.01 for name in alone
+                many[name] >= alone[name] - POINT for name in alone
             ),
             "5×5 at the paper's size costs half of ViT-B/16": official["5×5"] <= 0.5,
             "what depends on the picture's tokens grows by their number, a ViT's block faster": (
@@ -169,7 +169,8 @@ def lookupvit(lab: Lab) -> Finding:
         rows=rows,
         data="Fashion-MNIST on clutter, 48 pixels, 64 patches; every model trained from nothing",
         notes=f"The paper trains ViT-B/16 on ImageNet for 300 epochs; here {DEPTH} blocks of {DIM} channels "
-        f"for {steps} steps, which end long before these models have learned all they can. All models pool "
-        "by the mean.",
+        f"for {steps} steps, which end long before these models have learned all they can: what more "
+        "compressed tokens are worth may show only later, and one model for all grids has each of them for a "
+        "third of its steps. All models pool by the mean.",
         draw=draw,
     )

@@ -14,7 +14,7 @@ from smalti.backbones.ponet import PoNet
 from smalti.backbones.ponet_mixing import Places, PoNetBlock, PoNetMixer
 from smalti.backbones.ponet_sizes import PoNetConfig, PoNetWords
 from smalti.claims.base import Finding, Lab, claim
-from smalti.claims.pictures import exponent, learn, mean, right
+from smalti.claims.pictures import POINT, exponent, learn, mean, right
 from smalti.evaluation.profiling.clock import race
 from smalti.nn.transformer import Attention
 from smalti.tokens import Tokens
@@ -166,11 +166,11 @@ def ponet(lab: Lab) -> Finding:
             "on rows of pixels PoNet is at least as accurate as softmax attention": (
                 accuracy[PONET] >= accuracy[SOFTMAX]
             ),
-            "it is more accurate than Fourier mixing and than the mean of all": (
-                accuracy[PONET] > max(accuracy[FOURIER], accuracy[AVERAGE])
+            "it is at least 1 point better than Fourier mixing and than the mean of all": (
+                accuracy[PONET] - POINT >= max(accuracy[FOURIER], accuracy[AVERAGE])
             ),
-            "without any of its three poolings it is less accurate": all(
-                accuracy[f"without {part}"] < accuracy[PONET] for part in PARTS
+            "without any of its three poolings it is at least 1 point worse": all(
+                accuracy[f"without {part}"] <= accuracy[PONET] - POINT for part in PARTS
             ),
             "its time grows linearly with the tokens (power below 1.2), softmax's beyond (above 1.5)": (
                 powers[PONET] < 1.2 and powers[SOFTMAX] > 1.5

@@ -78,7 +78,7 @@ def material(lab: Lab, kind: Kind, measured: int) -> tuple[Pool, Pool]:
 
 def sampled(
     pool: Pool, count: int, side: int, seed: int, step: int, frames: int | None = None
-) -> Float[Tensor, "b 3 t h w"]:
+) -> Float[Tensor, "b 3 f s s"]:
     """Random cuts of random crops: a batch depends on the seed and the step alone."""
     generator = torch.Generator().manual_seed(1_000_003 * seed + step)
     frames = pool.shape[2] if frames is None else frames
@@ -96,7 +96,7 @@ def train(
     *,
     rate: float = 2e-3,
     bf16: bool = False,
-    objective: type[AutoencoderObjective] | Callable[..., Objective] = AutoencoderObjective,
+    objective: Callable[[Trained], Objective] | None = None,
     **options: Any,
 ) -> Trained:
     """Train by the autoencoder objective: L2 and what the bottleneck asks, unless options say otherwise.
@@ -109,22 +109,26 @@ def train(
         steps: of the optimizer.
         rate: the highest of learning.
         bf16: half precision of the networks' products.
-        objective: another one with the same options.
-        options: of `AutoencoderOptions`.
+        objective: makes another one.
+        options: of `AutoencoderOptions`, where there is no other objective.
     """
-    loss_of = objective(tokenizer, AutoencoderOptions(**{"pixel": "l2", **options}))
+    if objective is None:
+        loss_of: Objective = AutoencoderObjective(tokenizer, AutoencoderOptions(**{"pixel": "l2", **options}))
+    else:
+        loss_of = objective(tokenizer)
     optimizer = torch.optim.AdamW(loss_of.parameter_groups(), rate, betas=(0.9, 0.95), weight_decay=0.01)
     warm = max(1, steps // 20)
     loss_of.train()
     for step in range(steps):
         passed = max(0, step - warm) / max(1, steps - warm)
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / warm) * (1 + math.cos(math.pi * passed)) / 2
+            fallen = (1 + math.cos(math.pi * passed)) / 2
+            group["lr"] = rate * group["factor"] * min(1.0, (step + 1) / warm) * fallen
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = loss_of(batch(step)).total
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(loss_of.parameters(), 1.0)
         optimizer.step()
     return tokenizer.eval()
 

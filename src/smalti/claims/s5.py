@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
@@ -86,3 +85,73 @@ def judge(model: S5, method: str, count: int, masking: Any = "zero") -> dict[str
     features, masked = model.read(tokens, logits)
     right = (model.classify(features).argmax(-1) == classes).float().mean()
     return {"accuracy": right.item(), "planted kept": masked.mask.gather(1, places).mean().item()}
+
+
+def kept_for_backward(method: str) -> int:
+    """Bytes of activations that a training step keeps of a larger model, tokens being left out."""
+    seen: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        seen[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    keep = 1.0 if method == DENSE else 0.5
+    model = S5(S5Config(256, 256, 3, 2048, 10, keep=keep, guided=method == GUIDED, masking="drop")).train()
+    weights = {tensor.data_ptr() for tensor in model.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss, _ = selective_loss(model, torch.randn(1, 2048, 256), torch.zeros(1, dtype=torch.long))
+    loss.backward()
+    return sum(size for place, size in seen.items() if place not in weights)
+
+
+@claim("s5", minutes=4.0)
+def s5(lab: Lab) -> Finding:
+    """Which events follow a cue, told by four small models that differ in the tokens that they see."""
+    rows: list[dict[str, Any]] = []
+    methods = (DENSE, GUIDED, ALONE, RANDOM)
+    for seed in lab.seeds:
+        for method in methods:
+            model = train(method, lab.some(STEPS, 2), seed)
+            found = judge(model, method, lab.some(1000, 10))
+            dropped = judge(model, method, lab.some(1000, 10), "drop")["accuracy"]
+            rows.append({"method": method, "seed": seed, **found, "accuracy, left out": dropped})
+    memory = {method: kept_for_backward(method) for method in (DENSE, GUIDED)}
+    rows += [{"method": method, "bytes for backward": size} for method, size in memory.items()]
+
+    def mean(field: str, method: str) -> float:
+        found = [row[field] for row in rows if row["method"] == method and field in row]
+        return sum(found) / len(found)
+
+    accuracy = {method: mean("accuracy", method) for method in methods}
+    planted = {method: mean("planted kept", method) for method in methods}
+    saved = 1 - memory[GUIDED] / memory[DENSE]
+
+    def draw(axes: Any) -> None:
+        axes.barh(methods, list(accuracy.values()))
+        axes.plot(list(planted.values()), methods, "k.", label="what counts that was kept")
+        axes.invert_yaxis()
+        axes.set(xlabel="accuracy", xlim=(0, 1))
+        axes.legend(fontsize=8)
+
+    return Finding(
+        statements={
+            "half of the tokens, guided, is at least as accurate as all tokens": accuracy[GUIDED]
+            >= accuracy[DENSE],
+            "it is more accurate than half of them at random": accuracy[GUIDED] > accuracy[RANDOM],
+            "guided, more of what only context tells apart is kept than when each token speaks for itself": (
+                planted[GUIDED] > planted[ALONE] + 0.05
+            ),
+            "a step of training keeps at least 23 % less in memory": saved >= 0.23,
+        },
+        figure="accuracy (and share of what counts that was kept): "
+        + ", ".join(f"{method} {accuracy[method]:.3f} ({planted[method]:.2f})" for method in methods)
+        + f"; {saved:.0%} less kept for the backward pass where tokens are left out",
+        rows=rows,
+        data=f"noise of {LENGTH} tokens; among them four events of a kind, a cue, and four of a kind to tell",
+        notes=f"{STEPS} steps of {BATCH} sequences, 2 blocks of {DIM} channels. Accuracies are with tokens "
+        "set to zero, as in training; models that were never trained on shorter sequences lose when tokens "
+        "are left out instead (see the rows): every lag changes. Harder tasks (the order of events, "
+        "one event behind a cue) were tried first: no model, the dense one included, learned them in 600 "
+        "steps. Contrast of long and short clips is not measured here.",
+        draw=draw,
+    )

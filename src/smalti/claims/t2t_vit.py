@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from smalti.backbones.t2t_vit import T2TViT, T2TViTConfig
 from smalti.claims.base import Finding, Lab, claim
-from smalti.claims.pictures import PlainViT, bars, clean, exponent, learn, mean, right
+from smalti.claims.pictures import POINT, PlainViT, bars, clean, exponent, learn, mean, right
 from smalti.nn.flops import count_flops
 from smalti.nn.random_features import linear_attention, orthogonal_features, positive_features
 from smalti.registry import create
@@ -102,13 +102,14 @@ def t2t_vit(lab: Lab) -> Finding:
     return Finding(
         statements={
             "at equal blocks, width and steps, T2T is at least 3 points better than hard patches": (
-                accuracy[PERFORMER] >= accuracy[HARD] + 0.03
+                accuracy[PERFORMER] >= accuracy[HARD] + 3 * POINT
             ),
-            "it is better, too, than hard patches with more blocks, at no fewer multiply-adds": (
-                accuracy[PERFORMER] > accuracy[DEEP] and cost[DEEP] >= cost[PERFORMER]
+            "it is at least 1 point better than hard patches with blocks for the same cost, or more": (
+                accuracy[PERFORMER] - POINT >= accuracy[DEEP] and cost[DEEP] >= cost[PERFORMER]
             ),
             "mixing by performer comes within 2 points of exact attention, for less": (
-                accuracy[PERFORMER] >= accuracy[TRANSFORMER] - 0.02 and cost[PERFORMER] < cost[TRANSFORMER]
+                accuracy[PERFORMER] >= accuracy[TRANSFORMER] - 2 * POINT
+                and cost[PERFORMER] < cost[TRANSFORMER]
             ),
             "the performer's error falls about as the root of the random features (power −0.6 to −0.4)": (
                 -0.6 <= power <= -0.4

@@ -9,7 +9,7 @@ import torch
 from smalti.backbones.tokenformer import TokenFormer, grow_model
 from smalti.backbones.tokenformer_block import Pictures, TokenFormerConfig
 from smalti.claims.base import Finding, Lab, claim
-from smalti.claims.pictures import Naming, PlainViT, clean, judged, learn, mean, of_features
+from smalti.claims.pictures import POINT, Naming, PlainViT, clean, judged, learn, mean, of_features
 
 SIDE, PATCH, DIM, HEADS, DEPTH = 28, 4, 48, 3, 3
 SMALL, LARGE = (12, 12, 48), (48, 48, 192)
@@ -106,7 +106,7 @@ def tokenformer(lab: Lab) -> Finding:
                 loss(GROWN, part) < loss(STAYED, part) for part in (4, 2)
             ),
             "a TokenFormer comes within 1 point of a ViT of as many parameters": known[ANEW]
-            >= known[VIT] - 0.01,
+            >= known[VIT] - POINT,
         },
         figure=f"test loss after {quarter}, {half} steps: grown {loss(GROWN, 4):.3f}, {loss(GROWN, 2):.3f}; "
         f"small, trained on {loss(STAYED, 4):.3f}, {loss(STAYED, 2):.3f}; "
@@ -118,6 +118,7 @@ def tokenformer(lab: Lab) -> Finding:
         notes=f"The paper grows language models of 124 M parameters to 1.4 B on OpenWebText; here pictures, "
         f"{token_former(SMALL).params():,} to {token_former(LARGE).params():,} parameters (the ViT: "
         f"{sum(p.numel() for p in vit().parameters()):,}). The small model was trained for {steps} steps; "
-        "every training has its own warm-up and decay at the same rate, old and new parameters learning.",
+        "every training has its own warm-up and decay at the same rate, old and new parameters learning. "
+        "The small model still gained by being trained on: its size may not yet be what holds it back.",
         draw=draw,
     )

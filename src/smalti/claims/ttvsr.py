@@ -17,11 +17,13 @@ from smalti.claims.base import Finding, Lab, claim
 from smalti.errors import ConfigError
 from smalti.media.worlds import World, render
 from smalti.nn.flops import count_flops
+from smalti.registry import replace
 from smalti.training.corpora.fetch import cache_home
 from smalti.training.corpora.manifest import Manifest
 
 SCALE, SHORT, FRAMES, RATE = 4, 144, 12, 12.5  # pixels of the short side, frames of a window, a second
-CROP, LENGTH, BATCH, STEPS = 96, 8, 2, 160
+CROP, LENGTH, BATCH, STEPS = 96, 8, 2, 110
+PICTURES, FIRST_STEPS = 8, 500  # single frames, at first, without any propagation
 SMALL = TTVSRConfig(channels=24, extract=2, blocks=3, flow="zero", fine=16)
 REACH = 5  # of the search for flow, in halves of coarse pixels
 BICUBIC, WITHOUT, WITH = "bicubic", "without trajectories", "with trajectories"
@@ -128,12 +130,30 @@ def cut_out(whole: Window, begin: int, top: int, left: int, side: int, length: i
     )
 
 
-def train(attend: bool, windows: Sequence[Window], steps: int, seed: int) -> TTVSR:
-    """A small network by Charbonnier's loss and Adam, the rate falling along a cosine."""
+def on_frames(windows: Sequence[Window], steps: int, seed: int) -> dict[str, Tensor]:
+    """Weights of a network that has learned to restore single frames: what both networks start from."""
     torch.manual_seed(seed)
-    model = TTVSR(TTVSRConfig(**{**vars(SMALL), "attend": attend}))
-    optimizer = torch.optim.Adam(model.parameters(), 2e-3, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 2e-5)
+    model = TTVSR(SMALL)
+    fit(model, windows, steps, seed, PICTURES, 1, 2e-3)
+    return model.state_dict()
+
+
+def train(
+    attend: bool, weights: dict[str, Tensor], windows: Sequence[Window], steps: int, seed: int
+) -> TTVSR:
+    """A network with or without trajectories, taught on clips."""
+    model = TTVSR(replace(SMALL, {"attend": attend}))
+    model.load_state_dict(weights if attend else {n: t for n, t in weights.items() if "attention" not in n})
+    fit(model, windows, steps, seed + 1, BATCH, LENGTH, 1e-3)
+    return model.eval()
+
+
+def fit(
+    model: TTVSR, windows: Sequence[Window], steps: int, seed: int, batch: int, length: int, rate: float
+) -> None:
+    """Charbonnier's loss and Adam, the rate falling along a cosine."""
+    optimizer = torch.optim.Adam(model.parameters(), rate, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, rate / 20)
     generator = torch.Generator().manual_seed(seed)
     side = CROP // SCALE
 
@@ -142,11 +162,11 @@ def train(attend: bool, windows: Sequence[Window], steps: int, seed: int) -> TTV
 
     for _ in range(steps):
         parts = []
-        for _ in range(BATCH):
+        for _ in range(batch):
             whole = windows[draw(len(windows))]
             height, width = whole.coarse.shape[-2:]
-            place = draw(FRAMES - LENGTH + 1), draw(height - side + 1), draw(width - side + 1)
-            parts.append(cut_out(whole, *place, side, LENGTH))
+            place = draw(FRAMES - length + 1), draw(height - side + 1), draw(width - side + 1)
+            parts.append(cut_out(whole, *place, side, length))
         fine, coarse = (torch.cat([part[field] for part in parts]) for field in (0, 1))
         flows = Flows(*(torch.cat(both) for both in zip(*(part.flows for part in parts), strict=True)))
         loss = charbonnier(model.restore(coarse, flows), fine)
@@ -155,7 +175,6 @@ def train(attend: bool, windows: Sequence[Window], steps: int, seed: int) -> TTV
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-    return model.eval()
 
 
 def decibels(error: Tensor) -> float:
@@ -182,13 +201,14 @@ def ttvsr(lab: Lab) -> Finding:
         bicubic = F.interpolate(flat, scale_factor=SCALE, mode="bicubic", align_corners=False).clamp(0, 1)
         rows.append({"clip": name, "method": BICUBIC, **judged(bicubic.transpose(0, 1)[None], whole)})
     for seed in lab.seeds:
+        weights = on_frames(list(training.values()), lab.some(FIRST_STEPS, 2), seed)
         for method, attend in ((WITHOUT, False), (WITH, True)):
-            model = train(attend, list(training.values()), lab.some(STEPS, 2), seed)
+            model = train(attend, weights, list(training.values()), lab.some(STEPS, 2), seed)
             for name, whole in tested.items():
                 restored = model.upscale(whole.coarse, whole.flows)
                 rows.append({"clip": name, "method": method, "seed": seed, **judged(restored, whole)})
     model = TTVSR(SMALL).eval()
-    plain = TTVSR(TTVSRConfig(**{**vars(SMALL), "attend": False})).eval()
+    plain = TTVSR(replace(SMALL, {"attend": False})).eval()
     extra = []
     for side in (32, 64):
         clip = torch.rand(1, 3, LENGTH, side, side)
@@ -232,7 +252,9 @@ def ttvsr(lab: Lab) -> Finding:
         rows=rows,
         data=f"{len(tested)} held-out clips of the corpus, {FRAMES} frames of {SHORT} pixels or more, "
         f"restored from a quarter of it; trained on {len(training)} windows of other clips",
-        notes=f"24 channels, 3 blocks and {STEPS} steps of {BATCH} clips instead of 64, 60 and 400,000 of 8. "
-        "Flow is given to both networks, by search to half a pixel, instead of SPyNet.",
+        notes="24 channels and 3 blocks instead of 64 and 60. Both networks start from the same "
+        f"{FIRST_STEPS} steps on single frames and learn for {STEPS} of {BATCH} clips, instead of 400,000 "
+        "of 8. Flow is given to both, by search to half a pixel, instead of SPyNet. "
+        "Taught from nothing by 160 steps of clips alone, both stayed at bilinear enlargement (23.52 dB).",
         draw=draw,
     )

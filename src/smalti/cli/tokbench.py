@@ -54,7 +54,7 @@ def command(
         coders.append(TokenCoder(tokenizer, files, name, (quality,) if quality else None))
     bench = TokBench()
     folder = data or assembled(bench)
-    samples = folder_samples(folder, bench)
+    samples = folder_samples(folder, bench, curate=data is not None)
     if limit is not None and limit < len(samples):
         samples = [samples[place * len(samples) // limit] for place in range(limit)]
     measured = [bench.run(samples, ResizedOnly(), setting) for setting in settings]

@@ -1,7 +1,7 @@
 """Tokenizers that were measured on the same data, in one table.
 
 ```
-Report, Report, … ──► by data (digest) ──► Board: an entry a tokenizer and quality, sorted ──► rows, JSON, page
+Report, Report, … ──► by data (digest) ──► Board: tokenizers and qualities, sorted ──► rows, JSON, page
 ```
 Reports of different data never share a table.
 """
@@ -28,8 +28,7 @@ KEYS = (*METRICS, "bits_per_pixel", "tokens")
 NOTES = (
     "Bits per pixel of tokenizers count the bytes of whole token files; those of published reconstructions "
     "count their continuous latents at 16 bits a number, without entropy coding. “Best codec” is the highest "
-    "PSNR of JPEG, WebP, AVIF or a video codec at the same bits on the same data, where one was measured "
-    "below and above them.",
+    "PSNR that JPEG, WebP, AVIF or a video codec reaches with as many bits or fewer on the same data.",
     LEGEND,
 )
 
@@ -43,7 +42,7 @@ class Entry:
         parameters: NaN where they are not known.
         bits_per_pixel, tokens: what it spends.
         psnr, ssim, ms_ssim, perceptual, frechet, agreement: see `smalti.evaluation.metrics` and `judges`.
-        codec_psnr: of the best classical codec at these bits; NaN where none was measured.
+        codec_psnr: highest of a classical codec with as many bits or fewer; NaN where none was measured.
     """
 
     name: str
@@ -193,6 +192,7 @@ def _board(reports: Sequence[Report], sort: str) -> Board:
 
 def _entry(report: Report, point: RatePoint, curves: Sequence[list[RatePoint]]) -> Entry:
     beside = [at_rate(curve, point.bits_per_pixel, "psnr") for curve in curves]
+    beside += [each.psnr for curve in curves for each in curve if each.bits_per_pixel <= point.bits_per_pixel]
     return Entry(
         point.codec,
         point.setting,

@@ -1,4 +1,4 @@
-"""Other people's tokenizers, of which only pictures are here: originals, what came back, and the bits between.
+"""Other people's tokenizers, of which only pictures are here: originals and what came back.
 
 ```
 folder/reference/*.png ──► dataset ─┐

@@ -79,13 +79,14 @@ SIGN_FILES = "*/examples/text/scenetext0*.jpg"
 PORTRAIT_FILES = ("*/avatars/06*.jpg", "*/avatars/07*.jpg")  # those that no training is to read
 
 
-def folder_samples(folder: Path, bench: TokBench) -> list[Sample]:
-    """The curated pictures of a folder.
+def folder_samples(folder: Path, bench: TokBench, curate: bool = True) -> list[Sample]:
+    """The pictures of a folder, with what can be read and recognised in them.
 
     Args:
         folder: of pictures, with `text.json` and `face.json` in TokBench's form, or with neither: then lines
             of text and faces are looked for.
         bench: whose recogniser curates.
+        curate: not needed where that was done before, with the same recogniser.
 
     Raises:
         MediaError: no picture, one that cannot be read, or one that has another size than its annotations.
@@ -97,7 +98,7 @@ def folder_samples(folder: Path, bench: TokBench) -> list[Sample]:
     else:
         look = finders(bench)
         pictures = ((pixels, look(path.name, pixels)) for path, pixels in _stills(folder))
-    samples = [Sample(pixels, bench.curate(pixels, each)) for pixels, each in pictures]
+    samples = [Sample(pixels, bench.curate(pixels, each) if curate else each) for pixels, each in pictures]
     filled = [sample for sample in samples if sample.annotated.words or sample.annotated.faces]
     if not filled:
         raise MediaError(f"{folder}: no word that can be read and no face in {len(samples)} pictures")

@@ -86,11 +86,17 @@ class _Halving(nn.Module):
         convolution = nn.Conv2d if dims == 2 else nn.Conv3d
         self.first, self.second = convolution(enter, enter, 3, 1, 1), convolution(enter, leave, 3, 1, 1)
         self.skip = convolution(enter, leave, 1, bias=False)
-        self.halve = nn.AvgPool2d(2) if dims == 2 else nn.AvgPool3d(2, ceil_mode=True)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = F.leaky_relu(self.second(F.leaky_relu(self.first(x), 0.2)), 0.2)
-        return (self.halve(inner) + self.skip(self.halve(x))) / math.sqrt(2)
+        return (_halved(inner) + self.skip(_halved(x))) / math.sqrt(2)
+
+
+def _halved(x: Tensor) -> Tensor:
+    """Means of two rows and columns; of clips also of two frames, the last of an odd count by itself."""
+    if x.ndim == 4:
+        return F.avg_pool2d(x, 2)
+    return F.avg_pool3d(x, (min(x.shape[2], 2), 2, 2), ceil_mode=True)
 
 
 class StyleDiscriminator(nn.Module):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,8 +15,8 @@ from smalti.quantizers.base import Quantized
 from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
 from smalti.registry import Paper, system
 from smalti.tokenizers.base import Reconstruction
-from smalti.tokenizers.extent import fit
 from smalti.tokenizers.tiled import TiledTokenizer
+from smalti.tokenizers.tiling import cut_tiles, join_tiles
 
 
 @dataclass(frozen=True)
@@ -152,13 +151,9 @@ class SPAE(TiledTokenizer):
 
     def reconstruct(self, pixels: Float[Tensor, "b 3 f y x"]) -> Reconstruction:
         """Both ways with gradients, of any size, tile by tile; words are not asked to suit the picture."""
-        padded, source = fit(pixels, self.compression)
-        frames, rows, columns = self.layout(source)
-        side = self.compression[1]
-        tiles = rearrange(padded, "b c g (i s) (j r) -> (b g i j) c 1 s r", s=side, r=side)
+        tiles, source = cut_tiles(pixels, self.compression)
         rebuilt, loss = self.forward(tiles)
-        whole = rearrange(rebuilt, "(b g i j) c 1 s r -> b c g (i s) (j r)", g=frames, i=rows, j=columns)
-        return Reconstruction(whole[..., : pixels.shape[3], : pixels.shape[4]], loss)
+        return Reconstruction(join_tiles(rebuilt, source), loss)
 
     def semantic_loss(
         self, asked: Float[Tensor, "m p d"], suitable: Bool[Tensor, "m k"]

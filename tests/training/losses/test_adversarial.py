@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from smalti.errors import ConfigError
-from smalti.nn.discriminators import KINDS, discriminator
+from smalti.nn.discriminators import KINDS
 from smalti.training.losses.adversarial import Adversarial, AdversarialOptions
 
 PIXELS = torch.rand(2, 3, 5, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -22,7 +22,7 @@ def test_the_penalty_is_the_squared_slope_and_moves_the_discriminator(kind: str)
     game = Adversarial(AdversarialOptions(1.0, kind, 8, 2, r1=3.0, r1_every=2))
     assert ["r1" in play(game) for _ in range(4)] == [True, False, True, False]
     penalty = play(game)["r1"]
-    step, direction = 1e-3, torch.randn_like(PIXELS)
+    step, direction = 1e-6, torch.randn_like(PIXELS)
     double = game.discriminator.double()
     seen = PIXELS.double().requires_grad_()
     (slope,) = torch.autograd.grad(double(seen).logits.sum(), seen)
@@ -62,19 +62,3 @@ def test_the_discriminator_learns_in_one_of_so_many_steps() -> None:
     assert all(("lecam" in parts) == ("discriminator" in parts) for parts in found)
     with pytest.raises(ConfigError, match="1 is the least"):
         AdversarialOptions(every=0)
-
-
-@pytest.mark.parametrize("frames", [1, 2, 5])
-def test_discriminators_of_clips_judge_any_length(frames: int) -> None:
-    pixels = torch.rand(2, 3, frames, 32, 40)
-    assert discriminator("style-3d", 8, 3)(pixels).logits.shape == (2, 1)
-    assert discriminator("style", 8, 3)(pixels).logits.shape == (2 * frames, 1)
-    assert discriminator("transformer-3d", 16, 1)(pixels).logits.shape == (2, max(frames // 4, 1) * 20)
-
-
-def test_a_discriminator_of_clips_sees_the_order_of_frames() -> None:
-    clip, style = discriminator("style-3d", 8, 2), discriminator("style", 8, 2)
-    turned = PIXELS.flip(2)
-    assert not torch.allclose(clip(PIXELS).logits, clip(turned).logits, atol=1e-5)
-    of_frames = (style(x).logits.unflatten(0, (2, 5)) for x in (PIXELS, turned))
-    torch.testing.assert_close(next(of_frames), next(of_frames).flip(1))

@@ -40,7 +40,7 @@ def test_a_teacher_is_heard_by_the_second_codebook_alone() -> None:
     assert shows.project.weight.grad.abs().max() > 0
     assert looks.project.weight.grad is None or not looks.project.weight.grad.any()
     assert tokenizer.encoder.conv_in.weight.grad.abs().max() > 0
-    log = trained(objective, {**BATCH, "teacher_1": teacher}, 15)
+    log = trained(objective, {**BATCH, "teacher_1": teacher}, 20, rate=6e-3)
     assert log[-1]["pictures/teacher"] < log[0]["pictures/teacher"] - 0.2
 
 

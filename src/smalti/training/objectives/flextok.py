@@ -111,7 +111,7 @@ class FlexTokObjective(Objective):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         tiles = cut_tiles(pixels, self.tokenizer.compression)[0]
         with torch.no_grad():
-            latents = self.tokenizer.latents(tiles)
+            latents = self.tokenizer.latents(tiles).to(self.tokenizer.resampler.registers.dtype)
         times = self._times(len(latents)).to(latents)
         flow = self.tokenizer.resampler(latents, times)
         error = (flow.velocity - flow.target).float().square().mean((1, 2, 3))
