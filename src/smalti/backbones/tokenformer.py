@@ -134,7 +134,8 @@ class TokenFormer(Backbone):
         with torch.no_grad():
             return int(count_flops(self, Tokens(ids=ids)))
 
-    def _through(self, x: Float[Tensor, "b n d"], allowed: Tensor | None = None) -> Float[Tensor, "b n d"]:
+    def _through(self, x: Float[Tensor, "b n d"], allowed: Tensor | None = None) -> Float[Tensor, "b m d"]:
+        """Fewer tokens may leave than came, where a reducer is at work."""
         for block in self.blocks:
             if self.config.checkpointing and self.training:
                 x = cast(Tensor, checkpoint(block, x, allowed, use_reentrant=False))

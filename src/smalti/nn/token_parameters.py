@@ -33,7 +33,8 @@ def theta(scores: Float[Tensor, "*batch n"], kind: str, tau: float) -> Float[Ten
 
 
 def _of_norm(scores: Float[Tensor, "*batch n"], tau: float) -> Float[Tensor, "*batch n"]:
-    norm = torch.linalg.vector_norm(scores, dim=-1, keepdim=True, dtype=torch.float32)
+    precise = torch.promote_types(scores.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(scores, dim=-1, keepdim=True, dtype=precise)
     return scores * (tau / norm.clamp_min(SMALLEST_NORM)).to(scores.dtype)
 
 

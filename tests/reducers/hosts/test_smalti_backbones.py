@@ -1,7 +1,6 @@
 """Reducers in our own backbones of plain blocks."""
 
 import copy
-import inspect
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ import torch
 import smalti
 from smalti import registry
 from smalti.backbones.t2t_vit import T2TViTConfig
-from smalti.backbones.tokenformer import TokenFormer
 from smalti.backbones.tokenformer_block import Pictures, Words
 from smalti.errors import ConfigError, UnsupportedError
 from smalti.reducers.hosts import find
@@ -35,12 +33,6 @@ FAMILIES = {
 ALL = pytest.mark.parametrize("family", FAMILIES)
 TABLES = ("pos_embed", "positions", "spatial.encoder.positions")
 STEMS = ("tokens_to_token.project.weight", "patches.weight", "spatial.tubelets.weight")
-
-
-@pytest.fixture(autouse=True)
-def fewer_tokens(monkeypatch) -> None:
-    """A signature that promises as many tokens as were given is not checked where some leave."""
-    monkeypatch.setattr(TokenFormer, "_through", inspect.unwrap(TokenFormer._through))
 
 
 def build(family: str) -> torch.nn.Module:
