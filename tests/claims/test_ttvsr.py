@@ -15,7 +15,7 @@ from smalti.claims.ttvsr import cut_out, decibels, judged, matched, rendered_win
 def test_the_experiment_runs(tmp_path: Path) -> None:
     found = json.loads(reproduce("ttvsr", tmp_path, seeds=1, quick=True).read_text())
     assert found["rows"]
-    assert len(found["statements"]) == 4
+    assert len(found["statements"]) == 5
     assert (tmp_path / "ttvsr.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -25,7 +25,6 @@ from smalti.nn.sparse_attention_mask import BLOCKED
 
 
 @runtime_checkable
-@runtime_checkable
 class Tokenizer(Protocol):
     """What turns ids into words, such as BERT's uncased tokenizer of the transformers library."""
 

@@ -66,9 +66,7 @@ class SparseAttentionMask(nn.Module):
         self.weight.requires_grad_(False)
 
     @torch.no_grad()
-    def expand(
-        self, tokens: int, mode: str = "diagonal"
-    ) -> SparseAttentionMask:
+    def expand(self, tokens: int, mode: str = "diagonal") -> SparseAttentionMask:
         """A mask of more tokens.
 
         Args:
