@@ -1,5 +1,6 @@
 """Official checkpoints of every wrapping, and what is none."""
 
+import argparse
 import pickle
 
 import pytest
@@ -20,6 +21,12 @@ def test_wrapped_checkpoints(tmp_path, wrap):
     assert torch.equal(read_checkpoint(tmp_path / "c.pt")["x"], state["x"])
     save_file(state, tmp_path / "c.safetensors")
     assert torch.equal(read_checkpoint(tmp_path / "c.safetensors")["x"], state["x"])
+
+
+def test_settings_beside_the_tensors_are_read_over(tmp_path):
+    settings = argparse.Namespace(size=3)
+    torch.save({"state_dict": {"a": torch.ones(2)}, "hyper_parameters": settings}, tmp_path / "a.ckpt")
+    assert list(read_checkpoint(tmp_path / "a.ckpt")) == ["a"]
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):

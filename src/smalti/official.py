@@ -7,6 +7,7 @@ file.safetensors | file.pt (weights alone are unpickled) ──► names → ten
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 import warnings
@@ -17,10 +18,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.serialization import safe_globals
 
 from smalti import registry
 from smalti.errors import ConfigError, FormatError, UnsupportedError
 
+HARMLESS: list[Any] = [argparse.Namespace]  # settings, which Lightning's checkpoints hold beside the tensors
 WRAPPERS = (
     "state_dict_ema",
     "model_ema",
@@ -68,7 +71,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), safe_globals(HARMLESS):
             warnings.simplefilter("ignore")  # of pickles that are refused in the next line
             found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
