@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from smalti.backbones.checkpoint_facts import counted, square_side, told, unwrapped
+from smalti.backbones.checkpoint_facts import counted, square_side, unwrapped
 from smalti.errors import ConfigError
+from smalti.nn.strict_loading import told
 
 X = torch.zeros(1)
 

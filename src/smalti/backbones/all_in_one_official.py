@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smalti.backbones.checkpoint_facts import counted, square_side, told, unwrapped
+from smalti.backbones.checkpoint_facts import counted, square_side, unwrapped
+from smalti.nn.strict_loading import told
 
 RENAMES = (
     (r"^text_embeddings\.word_embeddings\.", "words.word."),

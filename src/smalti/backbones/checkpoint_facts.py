@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from smalti.errors import ConfigError
+from smalti.nn.strict_loading import numbered
 
 
 def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -15,21 +16,9 @@ def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
-def told(state: Mapping[str, Tensor], name: str) -> Tensor:
-    """A tensor that every checkpoint of a system has.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    if name not in state:
-        raise ConfigError(f"this checkpoint is not one of this system: it has no {name}")
-    return state[name]
-
-
 def counted(state: Mapping[str, Tensor], prefix: str) -> int:
     """How many parts are numbered behind a prefix, such as `blocks.`."""
-    numbers = {found[1] for name in state if (found := re.match(re.escape(prefix) + r"(\d+)\.", name))}
-    return len(numbers)
+    return len(numbered(state, re.escape(prefix) + r"(\d+)\."))
 
 
 def square_side(table: Tensor, prefix: int = 1) -> int:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.backbones.base import Backbone, Features
-from smalti.backbones.checkpoint_facts import counted, square_side, told, unwrapped
+from smalti.backbones.checkpoint_facts import counted, square_side, unwrapped
 from smalti.backbones.crossvit_fusion import EPS, CrossAttentionFusion
 from smalti.backbones.picture_frames import check_source, frames_of, over_time, resample_positions
 from smalti.errors import ConfigError, MediaError
-from smalti.nn.strict_loading import load_strictly
+from smalti.nn.strict_loading import load_strictly, told
 from smalti.nn.transformer import Block
 from smalti.registry import Official, Paper, system
 from smalti.tokens import Tokens

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.backbones.base import Backbone, Features
-from smalti.backbones.checkpoint_facts import counted, square_side, told, unwrapped
+from smalti.backbones.checkpoint_facts import counted, square_side, unwrapped
 from smalti.backbones.lookupvit_block import LookupBlock, Reuse, resize, wave_positions
 from smalti.backbones.lookupvit_keys import vit_pytorch_keys
 from smalti.backbones.picture_frames import check_source
 from smalti.errors import ConfigError
 from smalti.nn.patches import reflect_to_multiple
 from smalti.nn.single_query import SingleQueryAttention
-from smalti.nn.strict_loading import load_strictly
+from smalti.nn.strict_loading import load_strictly, told
 from smalti.registry import Paper, system
 from smalti.tokens import Tokens
 

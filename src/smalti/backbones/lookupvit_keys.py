@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from smalti.backbones.checkpoint_facts import told
+from smalti.nn.strict_loading import told
 
 VIT_PYTORCH_NAMES = (
     (r"^to_patches\.3\.", "patch_norm."),

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from smalti.backbones.base import Backbone, Features
 from smalti.backbones.centerclip import MEAN, STD, rename_official
 from smalti.backbones.centerclip_tower import ClipTower
-from smalti.backbones.checkpoint_facts import counted, square_side, told, unwrapped
+from smalti.backbones.checkpoint_facts import counted, square_side, unwrapped
 from smalti.backbones.picture_frames import check_source, resample_positions
 from smalti.backbones.residualvit_config import ResidualViTConfig, tower_config
 from smalti.backbones.residualvit_schedule import key_frames, routes
@@ -22,7 +22,7 @@ from smalti.errors import ConfigError
 from smalti.nn.patch_choice import choose_patches, patch_motion
 from smalti.nn.patches import reflect_to_multiple
 from smalti.nn.rows import take
-from smalti.nn.strict_loading import load_strictly
+from smalti.nn.strict_loading import load_strictly, told
 from smalti.reducers.base import Context
 from smalti.reducers.tome import ToMe, ToMeConfig
 from smalti.registry import Paper, replace, system

@@ -15,14 +15,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from smalti.backbones.base import Backbone, Features
-from smalti.backbones.checkpoint_facts import counted, told, unwrapped
+from smalti.backbones.checkpoint_facts import counted, unwrapped
 from smalti.backbones.picture_frames import frames_of
 from smalti.backbones.s5_parts import MaskGenerator, ViS4mer
 from smalti.errors import ConfigError
 from smalti.nn.flops import count_flops
 from smalti.nn.momentum_copy import follow, momentum_copy
 from smalti.nn.order import descending
-from smalti.nn.strict_loading import load_strictly
+from smalti.nn.strict_loading import load_strictly, told
 from smalti.reducers.reduction import Gather, identity
 from smalti.registry import Official, Paper, replace, system
 from smalti.tokens import Tokens

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.backbones.base import Backbone, Features
-from smalti.backbones.checkpoint_facts import counted, square_side, told, unwrapped
+from smalti.backbones.checkpoint_facts import counted, square_side, unwrapped
 from smalti.backbones.evad_parts import positions
 from smalti.backbones.picture_frames import check_source, frames_of, over_time, resample_positions
 from smalti.errors import ConfigError
 from smalti.nn.patches import reflect_to_multiple
 from smalti.nn.random_features import linear_attention, orthogonal_features, positive_features
-from smalti.nn.strict_loading import load_strictly
+from smalti.nn.strict_loading import load_strictly, told
 from smalti.nn.transformer import Attention, Block, Mlp
 from smalti.registry import Official, Paper, system
 from smalti.tokens import Tokens

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.backbones.base import Backbone, Features
-from smalti.backbones.checkpoint_facts import counted, told
+from smalti.backbones.checkpoint_facts import counted
 from smalti.backbones.picture_frames import check_source
 from smalti.backbones.ttvsr_layers import (
     SCALE,
@@ -27,7 +27,7 @@ from smalti.backbones.ttvsr_layers import (
 )
 from smalti.errors import ConfigError, MediaError, nearest
 from smalti.nn.pyramid_flow import SPyNet, flow_warp
-from smalti.nn.strict_loading import load_strictly
+from smalti.nn.strict_loading import load_strictly, told
 from smalti.nn.trajectories import SCALES, LocationMap, TrajectoryAttention
 from smalti.registry import Official, Paper, replace, system
 from smalti.tokens import Tokens

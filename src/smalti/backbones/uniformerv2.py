@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from smalti.backbones.base import Backbone, Features
-from smalti.backbones.checkpoint_facts import counted, square_side, told, unwrapped
+from smalti.backbones.checkpoint_facts import counted, square_side, unwrapped
 from smalti.backbones.picture_frames import check_source, resample_positions
 from smalti.backbones.uniformerv2_blocks import EPS, ClassHead, LocalUniBlock, VideoTokenReader
 from smalti.backbones.uniformerv2_keys import OF_THE_PICTURE, clip_pictures, reduction, renamed
 from smalti.backbones.uniformerv2_presets import UniFormerV2Config, official_presets
 from smalti.errors import ConfigError
 from smalti.nn.patches import reflect_to_multiple
-from smalti.nn.strict_loading import load_strictly
+from smalti.nn.strict_loading import load_strictly, told
 from smalti.registry import Official, Paper, replace, system
 from smalti.tokens import Tokens
 

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from smalti.backbones.checkpoint_facts import square_side, told
+from smalti.backbones.checkpoint_facts import square_side
 from smalti.backbones.picture_frames import resample_positions
+from smalti.nn.strict_loading import told
 
 OFFICIAL_NAMES = (
     (r"^conv1\.", "patches."),

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smalti.backbones.checkpoint_facts import counted, square_side, told, unwrapped
+from smalti.backbones.checkpoint_facts import counted, square_side, unwrapped
 from smalti.errors import ConfigError
+from smalti.nn.strict_loading import told
 
 PARTS = {"SpatialTransformer": "spatial.encoder", "TemporalTransformer": "temporal"}
 IN_BLOCKS = {

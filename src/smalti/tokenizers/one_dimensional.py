@@ -28,8 +28,8 @@ from smalti.quantizers.base import Quantized, QuantizerConfig
 from smalti.quantizers.variational import VariationalConfig
 from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
 from smalti.tokenizers.base import Reconstruction
-from smalti.tokenizers.extent import fit
 from smalti.tokenizers.tiled import TiledTokenizer
+from smalti.tokenizers.tiling import cut_tiles, join_tiles
 
 TWO_STAGE = VectorQuantizerConfig(4096, 12, learn="gradient", normalize=True)
 ONE_STAGE = VectorQuantizerConfig(8192, 64, learn="gradient")
@@ -182,19 +182,10 @@ class OneDimensionalTokenizer(TiledTokenizer):
 
     def reconstruct(self, pixels: Float[Tensor, "b 3 f y x"]) -> Reconstruction:
         """Both ways with gradients, of any size, tile by tile; for the second stage and for one stage."""
-        padded, _ = fit(pixels, self.compression)
-        s = self.config.size
-        tiles = rearrange(padded, "b c f (y s) (x r) -> (b f y x) c s r", s=s, r=s)
-        out = self(tiles)
-        whole = rearrange(
-            out.pixels,
-            "(b f y x) c s r -> b c f (y s) (x r)",
-            b=len(pixels),
-            f=pixels.shape[2],
-            y=padded.shape[3] // s,
-        )
+        tiles, source = cut_tiles(pixels, self.compression)
+        out = self(tiles.squeeze(2))
         parts = {name: each.mean() for name, each in out.quantized.stats.items()}
-        return Reconstruction(whole[..., : pixels.shape[3], : pixels.shape[4]], out.quantized.loss, parts)
+        return Reconstruction(join_tiles(out.pixels[:, :, None], source), out.quantized.loss, parts)
 
     def encode_tiles(self, tiles: Float[Tensor, "m 3 t s r"]) -> Tensor:
         """Ids [m k 1] of pictures in [0, 1], or values [m k d]."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from smalti.errors import FormatError
 from smalti.tokenizers.base import Tokenizer
-from smalti.tokenizers.extent import crop, fit
+from smalti.tokenizers.tiling import cut_tiles, join_tiles
 from smalti.tokens import Source, Tokens
 
 AT_ONCE = 16  # tiles in memory
@@ -46,9 +46,7 @@ class TiledTokenizer(Tokenizer):
         """Tiles of codes [m k c], not yet clamped; ordered tokenizers take any k from 1 to `length`."""
 
     def _encode(self, pixels: Float[Tensor, "b 3 t h w"]) -> Tokens:
-        padded, source = fit(pixels, self.compression)
-        t, s, r = self.compression
-        tiles = rearrange(padded, "b c (g t) (y s) (x r) -> (b g y x) c t s r", t=t, s=s, r=r)
+        tiles, source = cut_tiles(pixels, self.compression)
         codes = torch.cat([self.encode_tiles(some) for some in tiles.split(AT_ONCE)])
         codes = rearrange(codes, "(b m) k c -> b (k m) c", b=len(pixels))
         continuous = codes.is_floating_point()
@@ -94,9 +92,7 @@ class TiledTokenizer(Tokenizer):
         if over:  # some tiles have a token more
             more = torch.cat([even[:, :over], codes[:, count * g * y * x :, None]], 2)
             tiles = torch.cat([self._decoded(more), tiles], 1)
-        return crop(
-            rearrange(tiles, "b (g y x) c t s r -> b c (g t) (y s) (x r)", g=g, y=y, x=x), tokens.source
-        )
+        return join_tiles(tiles.flatten(0, 1), tokens.source).float().clamp(0, 1)
 
     def _decoded(self, codes: Tensor) -> Float[Tensor, "b m 3 t s r"]:
         tiles = [self.decode_tiles(some) for some in codes.flatten(0, 1).split(AT_ONCE)]
